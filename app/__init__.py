@@ -1,0 +1,1 @@
+"""Train a SAC/DroQ driver that does not collapse."""

@@ -1,0 +1,1 @@
+"""The learning algorithm: pure losses, and the agent that applies them."""

@@ -1,0 +1,154 @@
+"""The SAC/DroQ agent: encode once per update, train the critic, then the actor, then the entropy coefficient."""
+
+import math
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from app.agents.guard import check_finite
+from app.agents.losses import actor_loss, bellman_target, clipped_norm, critic_loss, entropy_loss, prediction_loss
+from app.config.schema import Config
+from app.envs.spec import ObservationSpec
+from app.models.actor import DrivingActor
+from app.models.actor_critic import HybridActorCritic
+from app.models.factory import make_actor_critic
+from app.models.trunk import Features
+from app.replay.batch import Batch
+from app.tmrl_api import TrainingAgent
+
+
+class DroQAgent(TrainingAgent):
+    """Soft actor-critic with a shared trunk, as a tmrl TrainingAgent.
+
+    Args:
+        observation_space: as tmrl passes it.
+        action_space: as tmrl passes it.
+        device: where the networks live.
+        config: the run's configuration.
+        spec: the observation.
+    """
+
+    def __init__(self, observation_space, action_space, device: str, config: Config, spec: ObservationSpec):
+        super().__init__(observation_space, action_space, device)
+        self.cfg, cfg = config.agent, config.agent
+        self.model: HybridActorCritic = make_actor_critic(config, spec).to(device, memory_format=torch.channels_last)
+        self.target = deepcopy(self.model).requires_grad_(False)
+        self.prediction_weight, self.reward_scale = config.encoder.prediction_weight, spec.reward_scale
+        self.target_entropy = -float(spec.action_dim) if cfg.target_entropy is None else cfg.target_entropy
+        self.log_alpha = torch.tensor(math.log(cfg.alpha), device=device, requires_grad=cfg.learn_entropy_coef)
+        self.critic_params = list(self.model.critic_parameters())
+        self.actor_params = list(self.model.actor_parameters())
+        self.critic_optimizer = _adamw(self.critic_params, cfg.lr_critic, cfg.betas_critic, cfg.weight_decay_critic)
+        self.actor_optimizer = _adamw(self.actor_params, cfg.lr_actor, cfg.betas_actor, cfg.weight_decay_actor)
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=cfg.lr_entropy)
+        self.updates = 0
+        self._target_pairs = _pairs(self.target, self.model)
+        self._actor = DrivingActor(observation_space, action_space, config, spec)
+
+    @property
+    def alpha(self) -> Tensor:
+        """The entropy coefficient, a scalar outside every graph, never below its floor."""
+        return self.log_alpha.detach().exp().clamp(min=self.cfg.alpha_floor)
+
+    def get_actor(self) -> DrivingActor:
+        """The deployable actor with the newest weights, always the same object."""
+        self._actor.copy_from(self.model)
+        return self._actor
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that learning has changed: tensors and plain numbers."""
+        return {
+            "model": self.model.state_dict(),
+            "target": self.target.state_dict(),
+            "log_alpha": self.log_alpha.detach(),
+            "critic_optimizer": self.critic_optimizer.state_dict(),
+            "actor_optimizer": self.actor_optimizer.state_dict(),
+            "alpha_optimizer": self.alpha_optimizer.state_dict(),
+            "updates": self.updates,
+        }
+
+    def train(self, batch: Batch) -> dict[str, float]:
+        """One update of critic, actor, entropy coefficient and target.
+
+        Args:
+            batch: as the replay gives it, on this agent's device.
+
+        Returns:
+            Metrics, every one finite.
+
+        Raises:
+            NonFiniteError: naming the first quantity that is NaN or infinite.
+        """
+        self.updates += 1
+        features, metrics = self.update_critic(batch)
+        metrics |= self.update_actor(features if self.model.detach_actor else self.model.forward_features(batch.obs))
+        self.update_target()
+        values = torch.stack([value.detach() for value in metrics.values()]).tolist()  # one sync per update
+        metrics = dict(zip(metrics, values, strict=True))
+        check_finite(metrics, self.updates)
+        return metrics
+
+    def update_critic(self, batch: Batch) -> tuple[Features, dict[str, Tensor]]:
+        """Train trunk and Q-heads; return the features of ``batch.obs`` for the actor to reuse."""
+        model, alpha = self.model, self.alpha
+        with torch.no_grad():
+            # Policy and Q-heads read the target's features of o′, so that o′ is encoded once.
+            coming = self.target.forward_features(batch.next_obs)
+            action, log_prob, _ = model.actor_from_features(coming.features, coming.film_params, test=False)
+            next_q = self.target.q_from_features(coming.features, coming.film_params, action)
+            target = bellman_target(batch.reward, batch.discount, batch.terminated, next_q, log_prob, alpha)
+        seen = model.forward_features(batch.obs)
+        q = model.q_from_features(seen.features, seen.film_params, batch.action)
+        bellman = loss = critic_loss(q, target)
+        metrics = {"reward": batch.reward.mean(), "q_target_mean": target.mean(), "q_mean": q.mean()}
+        metrics |= {"q_max": q.max(), "loss_critic": bellman}
+        if seen.context is not None:
+            predicted = model.predict_rewards(seen.context)
+            surprise = prediction_loss(predicted, batch.future_rewards / self.reward_scale, batch.future_mask)
+            loss = loss + self.prediction_weight * surprise
+            metrics |= {"loss_prediction": surprise, "film_scale": seen.film_params[:, :, 0].abs().mean()}
+        metrics["grad_norm_critic"] = _step(self.critic_optimizer, self.critic_params, loss, self.cfg.grad_clip)
+        return seen, metrics
+
+    def update_actor(self, seen: Features) -> dict[str, Tensor]:
+        """Train the policy head on features that ``shield`` lets it see, then the entropy coefficient."""
+        model, alpha = self.model, self.alpha
+        features, film_params, _ = model.shield(seen)
+        action, log_prob, log_std = model.actor_from_features(features, film_params, test=False)
+        q = model.q_from_features(features, film_params, action)
+        loss = actor_loss(q, log_prob, alpha)
+        norm = _step(self.actor_optimizer, self.actor_params, loss, self.cfg.grad_clip)
+        metrics = {"loss_actor": loss, "grad_norm_actor": norm, "entropy": -log_prob.mean()}
+        metrics |= {"log_std_mean": log_std.mean(), "alpha": alpha}
+        if self.cfg.learn_entropy_coef:
+            metrics["loss_entropy"] = entropy_loss(self.log_alpha, log_prob, self.target_entropy)
+            _step(self.alpha_optimizer, [self.log_alpha], metrics["loss_entropy"], None)
+        return metrics
+
+    @torch.no_grad()
+    def update_target(self) -> None:
+        """Move the target's parameters towards the model's (polyak) and copy its buffers."""
+        (targets, sources), (target_buffers, buffers) = self._target_pairs
+        torch._foreach_lerp_(targets, sources, 1 - self.cfg.polyak)
+        if buffers:
+            torch._foreach_copy_(target_buffers, buffers)
+
+
+def _pairs(target: HybridActorCritic, model: HybridActorCritic) -> tuple:
+    parameters = list(target.parameters()), list(model.parameters())
+    return parameters, (list(target.buffers()), list(model.buffers()))
+
+
+def _adamw(parameters: list[Tensor], lr: float, betas: tuple[float, float], decay: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=decay, fused=True)
+
+
+def _step(optimizer: torch.optim.Optimizer, parameters: list[Tensor], loss: Tensor, clip: float | None) -> Tensor:
+    """One clipped step on ``parameters`` alone; returns the gradient's norm before clipping."""
+    optimizer.zero_grad()
+    loss.backward(inputs=parameters)
+    norm = clipped_norm(parameters, clip)
+    optimizer.step()
+    return norm

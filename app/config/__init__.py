@@ -1,0 +1,1 @@
+"""The typed configuration: YAML in, frozen dataclasses out."""

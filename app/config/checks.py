@@ -1,0 +1,101 @@
+"""Rules between several keys, which no single type can hold."""
+
+from app.config.schema import Config, SimConfig
+
+
+def problems(config: Config) -> list[str]:
+    """Return a sentence for every rule that the configuration breaks."""
+    rules = (_log_std, _model_needs, _norm_groups, _attention_heads, _replay_size, _positional_pairs)
+    return [problem for rule in rules for problem in rule(config)]
+
+
+def _log_std(config: Config) -> list[str]:
+    low, high = config.actor.log_std_min, config.actor.log_std_max
+    if low < high:
+        return []
+    key = "log_std_min" if low == config.log_std_min else "actor.log_std_min"
+    return [f"{key} = {low:g}: must be less than actor.log_std_max = {high:g}. Use log_std_min=-20."]
+
+
+def _model_needs(config: Config) -> list[str]:
+    if config.model.name == "mlp" or isinstance(config.env, SimConfig):
+        return []
+    return [
+        f"model = {config.model.name}: needs the images or the lidar of a simulated car, and env.id = {config.env.id} "
+        "gives a plain vector. Use model=mlp, or one of env=sim and env=sim_lidar."
+    ]
+
+
+def _norm_groups(config: Config) -> list[str]:
+    if config.norm.kind != "group":
+        return []
+    backbone = config.backbone
+    widths = {backbone.stem_channels, backbone.head_channels, *(stage.channels for stage in backbone.stages)}
+    odd = sorted(width for width in widths if width % config.norm.groups)
+    if not odd:
+        return []
+    return [
+        f"norm.groups = {config.norm.groups}: must divide every channel count of backbone={backbone.name}, and does "
+        f"not divide {', '.join(map(str, odd))}. Use norm.groups=1."
+    ]
+
+
+def _attention_heads(config: Config) -> list[str]:
+    encoder = config.encoder
+    return [
+        f"encoder.heads = {encoder.heads}: must divide {key} = {width}. Use encoder.heads=4."
+        for key, width in (
+            ("encoder.stream_dim", encoder.stream_dim),
+            ("encoder.context_dim", encoder.context_dim),
+        )
+        if width % encoder.heads
+    ]
+
+
+def _replay_size(config: Config) -> list[str]:
+    capacity, batch, start = config.replay.capacity, config.replay.batch_size, config.training.start_training
+    found = []
+    if batch > capacity:
+        found.append(f"replay.batch_size = {batch}: must be at most replay.capacity = {capacity}. Use a smaller batch.")
+    if start > capacity:
+        found.append(
+            f"training.start_training = {start}: must be at most replay.capacity = {capacity}, or training never "
+            "starts. Use a larger replay.capacity."
+        )
+    return found
+
+
+def _positional_pairs(config: Config) -> list[str]:
+    repeated = [
+        f"{key} = {list(values)}: must not name a value twice. Remove the repeated ones."
+        for key, values in _unique_lists(config)
+        if len(set(values)) < len(values)
+    ]
+    return repeated
+
+
+def _unique_lists(config: Config) -> list[tuple[str, tuple[int, ...]]]:
+    lists = [("encoder.prediction_horizons", config.encoder.prediction_horizons)]
+    if isinstance(config.env, SimConfig):
+        lists += [("env.train_tracks", config.env.train_tracks), ("env.eval_tracks", config.env.eval_tracks)]
+    return lists
+
+
+def warnings(config: Config) -> list[str]:
+    """Return a sentence for every value that is allowed and known to be unwise."""
+    agent, training, env = config.agent, config.training, config.env
+    found = []
+    if agent.gamma < 0.99:
+        horizon = 1 / (1 - agent.gamma)
+        found.append(f"agent.gamma = {agent.gamma:g} looks only {horizon:.0f} steps ahead: a car must see the next bend.")
+    for part, betas in (("actor", agent.betas_actor), ("critic", agent.betas_critic)):
+        if config.model.name != "mlp" and betas[1] >= 0.999:
+            found.append(f"agent.betas_{part}[1] = {betas[1]:g} remembers gradients of data long gone: use 0.99 to 0.995.")
+    if training.max_training_steps_per_env_step > 8:
+        found.append(
+            f"training.max_training_steps_per_env_step = {training.max_training_steps_per_env_step:g} overfits a shared "
+            "backbone to the latest batch: use 2 to 8."
+        )
+    if config.model.name == "mlp" and isinstance(env, SimConfig) and env.images:
+        found.append("model = mlp does not look at images: env=sim_lidar gives it the same and is faster.")
+    return found

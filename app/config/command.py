@@ -1,0 +1,58 @@
+"""Runs a Hydra command so that a mistake of the user's gives plain sentences and exit code 1."""
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+
+from hydra.errors import CompactHydraException, MissingConfigException
+
+from app.errors import UserError
+
+_FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+def run(command: Callable[[], object]) -> None:
+    """Call a function decorated with ``hydra.main``; with ``HYDRA_FULL_ERROR=1`` set, errors keep their traceback.
+
+    Args:
+        command: The decorated function.
+    """
+    if os.environ.get(_FULL_ERROR) == "1":
+        command()
+        return
+    os.environ[_FULL_ERROR] = "1"  # Hydra then hands every error on instead of formatting it
+    try:
+        command()
+    except UserError as error:
+        sys.exit(str(error))
+    except CompactHydraException as error:
+        sys.exit(_plain(error))
+    except ValueError as error:
+        if not _raised_by_hydra(error):
+            raise
+        sys.exit(f"{error}\nThe command line was: {' '.join(sys.argv[1:])}")
+    finally:
+        os.environ.pop(_FULL_ERROR, None)
+
+
+def _plain(error: CompactHydraException) -> str:
+    """Hydra's own words, except where a person needs others: an unknown option, an unknown key."""
+    from app.config.load import ConfigError, choose, unknown  # pydantic costs a fifth of a second
+
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        return str(ConfigError([choose(group, option, error.options)]))
+    # Hydra would advise to append the key with a plus, and we would refuse that too.
+    key = re.match(r"Could not override '([^'@]+)'", str(error))
+    if key is not None:
+        return str(ConfigError([unknown(key[1])]))
+    cause = f"\n{error.__cause__}" if error.__cause__ is not None else ""
+    return f"{error}{cause}"
+
+
+def _raised_by_hydra(error: Exception) -> bool:
+    """Whether the error comes from composing the configuration, not from a job."""
+    frames = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1].startswith("hydra.") and "hydra.core.utils" not in frames

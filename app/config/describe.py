@@ -1,0 +1,119 @@
+"""What the schema allows for a key, in words. The error messages are made from this."""
+
+import dataclasses
+import types
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+_WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+_PLURALS = {bool: "true or false values", int: "integers", float: "numbers", str: "strings"}
+_BOUNDS = {
+    "gt": "greater than {}",
+    "ge": "at least {}",
+    "lt": "less than {}",
+    "le": "at most {}",
+}
+
+
+def _split(annotation: Any) -> tuple[Any, dict[str, Any]]:
+    """Separate an ``Annotated`` type from its bounds."""
+    bounds: dict[str, Any] = {}
+    while get_origin(annotation) is Annotated:
+        annotation, *extras = get_args(annotation)
+        for field in extras:
+            bounds |= {"description": field.description} if field.description else {}
+            for item in field.metadata:
+                bounds |= {name: getattr(item, name) for name in (*_BOUNDS, "min_length") if hasattr(item, name)}
+    return annotation, bounds
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type itself."""
+    bare, _ = _split(annotation)
+    return get_args(bare) if get_origin(bare) in (Union, types.UnionType) else (annotation,)
+
+
+def _bounded(word: str, bounds: dict[str, Any]) -> str:
+    limits = [_BOUNDS[name].format(value) for name, value in bounds.items() if name in _BOUNDS]
+    return f"{word} {' and '.join(limits)}" if limits else word
+
+
+def allowed(annotation: Any) -> str:
+    """Say what a type allows, such as "a number at least 0 and less than 1"."""
+    if len(_members(annotation)) > 1:
+        return " or ".join(allowed(member) for member in _members(annotation))
+    bare, bounds = _split(annotation)
+    if "description" in bounds:
+        return bounds["description"]
+    if bare is types.NoneType:
+        return "null"
+    if get_origin(bare) is Literal:
+        values = [str(value) for value in get_args(bare)]
+        return f"one of {', '.join(values)}" if len(values) > 1 else values[0]
+    if get_origin(bare) is tuple:
+        return _allowed_tuple(bare, bounds)
+    if dataclasses.is_dataclass(bare):
+        return f"a section with the keys {', '.join(f.name for f in dataclasses.fields(bare))}"
+    return _bounded(_WORDS[bare], bounds)
+
+
+def _allowed_tuple(bare: Any, bounds: dict[str, Any]) -> str:
+    items = get_args(bare)
+    item, item_bounds = _split(items[0])
+    each = _bounded(_PLURALS.get(item, "sections"), item_bounds)
+    if items[-1] is Ellipsis:
+        return f"a list of {bounds.get('min_length', 0)} or more {each}"
+    return f"a list of {len(items)} {each}"
+
+
+def locate(schema: Any, loc: Sequence[str | int]) -> tuple[str, Any]:
+    """Follow a pydantic error location through the schema.
+
+    Args:
+        schema: The dataclass where the location starts.
+        loc: Field names, list indices and, after a tagged union, the tag.
+
+    Returns:
+        The dotted key as written on the command line, and the annotation of the value that it names. Numbers in a
+        list are reported as the whole list. The annotation of an unknown key is None.
+    """
+    names: list[str] = []
+    annotation = schema
+    for index, step in enumerate(loc):
+        bare, _ = _split(annotation)
+        if step in tags(annotation):
+            annotation = next(member for member in _members(annotation) if step in _kind(member))
+            continue
+        if get_origin(bare) is tuple:
+            item = get_args(bare)[0]
+            if not dataclasses.is_dataclass(item):
+                break
+            annotation = item
+        else:
+            annotation = _fields(bare).get(str(step))
+        names.append(str(step))
+        if annotation is None:
+            names += [str(rest) for rest in loc[index + 1 :]]
+            break
+    return ".".join(names), annotation
+
+
+def tags(annotation: Any) -> list[str]:
+    """The values of ``kind`` that tell the members of a union apart."""
+    return [kind for member in _members(annotation) for kind in _kind(member)]
+
+
+def _kind(member: Any) -> tuple[str, ...]:
+    return get_args(_fields(member).get("kind"))
+
+
+def _fields(bare: Any) -> dict[str, Any]:
+    return get_type_hints(bare, include_extras=True) if dataclasses.is_dataclass(bare) else {}
+
+
+def known_keys(schema: Any, prefix: str = "") -> Iterator[str]:
+    """Every dotted key that the schema knows, sections included; of a tagged union, the keys of all members."""
+    for name, annotation in _fields(schema).items():
+        yield prefix + name
+        for member in _members(annotation):
+            yield from known_keys(_split(member)[0], f"{prefix}{name}.")

@@ -1,0 +1,1 @@
+"""Environments: one observation contract (``spec``), and everything that fulfils it (``factory``)."""

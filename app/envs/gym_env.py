@@ -1,0 +1,114 @@
+"""Any Gymnasium task with Box observations and Box actions, under this project's contract."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import load_env_creator
+from gymnasium.spaces import Box
+
+from app.config.schema import GymConfig
+from app.envs.spec import EnvError, ObservationSpec
+
+
+class GymTask(gymnasium.Env):
+    """Flattens the task's observation to a float32 vector and rescales actions from [-1, 1].
+
+    Attributes:
+        spec_: The observation contract: sensors only, no images, no window.
+    """
+
+    def __init__(self, cfg: GymConfig, seed: int) -> None:
+        """Open the task.
+
+        Args:
+            cfg: Which task, and how long an episode may be.
+            seed: Seeds the first reset that is not given a seed of its own.
+
+        Raises:
+            EnvError: If there is no such task, or its spaces are not supported.
+        """
+        self._task = _open(cfg)
+        _require_spaces(cfg.id, self._task)
+        self._box: Box = self._task.action_space
+        self._low = self._box.low.ravel().astype(np.float64)
+        self._span = self._box.high.ravel().astype(np.float64) - self._low
+        self._seed: int | None = seed
+        size = int(np.prod(self._task.observation_space.shape))
+        self.spec_ = ObservationSpec(
+            sensors=size,
+            action_dim=self._low.size,
+            action_history=0,
+            image_shape=None,
+            window=0,
+            window_sensors=(),
+            sensor_scale=(1.0,) * size,
+            reward_scale=1.0,
+        )
+        self.observation_space = self.spec_.space()
+        self.action_space = self.spec_.action_space()
+        self.render_mode = self._task.render_mode
+        self.metadata = self._task.metadata
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Begin an episode; ``options`` go to the task."""
+        if seed is None:
+            seed, self._seed = self._seed, None
+        vector, info = self._task.reset(seed=seed, options=options)
+        return self._observe(vector), info
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Take an action in [-1, 1]; at the episode's end ``info["outcome"]`` says why it ended."""
+        vector, reward, terminated, truncated, info = self._task.step(self.to_task_action(action))
+        if terminated or truncated:
+            info = {**info, "outcome": "terminated" if terminated else "timeout"}
+        return self._observe(vector), float(reward), bool(terminated), bool(truncated), info
+
+    def to_task_action(self, action: np.ndarray) -> np.ndarray:
+        """Rescale an action ``(action_dim,)`` in [-1, 1] to the task's own Box, shape and dtype."""
+        share = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1.0) / 2.0
+        scaled = (self._low + share * self._span).reshape(self._box.shape).astype(self._box.dtype)
+        return np.clip(scaled, self._box.low, self._box.high)  # rounding may leave the Box by one ulp
+
+    def render(self) -> np.ndarray | None:
+        """Return the task's own picture, RGB uint8, or None if it has none."""
+        return self._task.render() if self.render_mode else None
+
+    def close(self) -> None:
+        """Close the task."""
+        self._task.close()
+
+    def _observe(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        return {"floats": np.array(vector, np.float32).ravel()}
+
+
+def _open(cfg: GymConfig) -> gymnasium.Env:
+    try:
+        creator = load_env_creator(gymnasium.spec(cfg.id).entry_point)
+        pictures = "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ())
+        return gymnasium.make(
+            cfg.id,
+            max_episode_steps=cfg.max_steps,
+            render_mode="rgb_array" if pictures else None,
+            disable_env_checker=True,  # it costs time in every step and checks what we check here
+        )
+    except (gymnasium.error.Error, ImportError) as error:
+        raise EnvError(
+            f"env.id={cfg.id}: {error}. Allowed: the id of an installed Gymnasium task, such as Pendulum-v1"
+        ) from error
+
+
+def _require_spaces(task_id: str, task: gymnasium.Env) -> None:
+    observed, acted = task.observation_space, task.action_space
+    if not isinstance(observed, Box):
+        _refuse(task_id, "observation space", observed, "a Box")
+    if not (isinstance(acted, Box) and np.issubdtype(acted.dtype, np.floating)):
+        _refuse(task_id, "action space", acted, "a Box of floats")
+    if not (np.isfinite(acted.low).all() and np.isfinite(acted.high).all()):
+        _refuse(task_id, "action space", acted, "a Box with finite bounds")
+
+
+def _refuse(task_id: str, part: str, space: gymnasium.Space, allowed: str) -> None:
+    raise EnvError(f"env.id={task_id}: its {part} is {space}; allowed is {allowed}")

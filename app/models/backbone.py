@@ -1,0 +1,70 @@
+"""The CNN backbone: EfficientNetV2 (Tan & Le 2021, arXiv:2104.00298) at the size that the config asks for."""
+
+from torch import Tensor, nn
+
+from app.config.schema import BackboneConfig, NormConfig, StageConfig
+from app.models.norms import make_norm
+
+
+def _conv(norm: NormConfig, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    # A norm without statistics of its own needs the convolution's bias.
+    bias = norm.kind == "none"
+    conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=bias)
+    return [conv, make_norm(norm, cout)]
+
+
+class SqueezeExcite(nn.Module):
+    """Channel attention from the global average (Hu et al. 2018)."""
+
+    def __init__(self, channels: int, squeezed: int):
+        super().__init__()
+        self.reduce = nn.Linear(channels, squeezed)
+        self.expand = nn.Linear(squeezed, channels)
+        self.act = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale the channels of (B, C, H, W)."""
+        scale = self.expand(self.act(self.reduce(x.mean((2, 3))))).sigmoid()
+        return x * scale[:, :, None, None]
+
+
+class Block(nn.Module):
+    """Inverted residual: fused 3×3 expansion without SE, depthwise with SE."""
+
+    def __init__(self, cfg: StageConfig, norm: NormConfig, cin: int, stride: int):
+        super().__init__()
+        wide, cout = cin * cfg.expand, cfg.channels
+        if cfg.se:
+            layers = [*_conv(norm, cin, wide, 1), nn.SiLU(), *_conv(norm, wide, wide, 3, stride, groups=wide)]
+            layers += [nn.SiLU(), SqueezeExcite(wide, max(1, cin // 4)), *_conv(norm, wide, cout, 1)]
+        elif cfg.expand == 1:
+            layers = [*_conv(norm, cin, cout, 3, stride), nn.SiLU()]
+        else:
+            layers = [*_conv(norm, cin, wide, 3, stride), nn.SiLU(), *_conv(norm, wide, cout, 1)]
+        self.layers = nn.Sequential(*layers)
+        self.identity = stride == 1 and cin == cout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, cin, H, W) → (B, cout, H/stride, W/stride)."""
+        y = self.layers(x)
+        return x + y if self.identity else y
+
+
+class Backbone(nn.Module):
+    """Stem, stages, 1×1 head, global average pool, linear: (B, C, H, W) → (B, out_dim)."""
+
+    def __init__(self, cfg: BackboneConfig, norm: NormConfig, in_channels: int, out_dim: int):
+        super().__init__()
+        layers = [*_conv(norm, in_channels, cfg.stem_channels, 3, 2), nn.SiLU()]
+        channels = cfg.stem_channels
+        for stage in cfg.stages:
+            for i in range(stage.blocks):
+                layers.append(Block(stage, norm, channels, stage.stride if i == 0 else 1))
+                channels = stage.channels
+        layers += [*_conv(norm, channels, cfg.head_channels, 1), nn.SiLU()]
+        self.features = nn.Sequential(*layers)
+        self.out = nn.Linear(cfg.head_channels, out_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode images (B, C, H, W), float32 in channels-last memory for speed, to (B, out_dim)."""
+        return self.out(self.features(images).mean((2, 3)))

@@ -1,0 +1,279 @@
+"""The replay: a ring of rows, sampled into batches that the update takes as they are."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from app.config.schema import ReplayConfig
+from app.envs.spec import ObservationSpec
+from app.replay import windows
+from app.replay.batch import Batch
+from app.replay.layout import MAX_AGE, RowLayout, arrays
+from app.tmrl_api import Buffer, TorchMemory
+
+Allocate = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]
+
+
+def allocate_zeros(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Allocate one array of the replay in memory; the system hands out its pages as they are written."""
+    return np.zeros(shape, dtype)
+
+
+class ReplayMemory(TorchMemory):
+    """A ring of steps from which observations are rebuilt when they are sampled.
+
+    A row holds one step: its sensors, the action that led to it, the reward that came with it, one frame, its
+    age (steps since the reset) and whether it ended the episode. Image histories, action histories and
+    context windows are gathered from adjacent rows, never across the border of an episode, and equal what
+    the environment showed bit for bit.
+
+    A transition is a row i with age >= 1: action and reward of row i, taken in the observation of row i-1.
+
+    Attributes:
+        rng: Draws the batches.
+        env_steps: Number of environment steps ever appended (resets not counted).
+    """
+
+    def __init__(
+        self,
+        spec: ObservationSpec,
+        cfg: ReplayConfig,
+        n_step: int,
+        gamma: float,
+        horizons: Sequence[int],
+        nb_steps: int,
+        device: torch.device | str,
+        seed: int,
+        allocate: Allocate = allocate_zeros,
+    ) -> None:
+        """Allocate the ring.
+
+        Args:
+            spec: The environment's observation.
+            cfg: Capacity and batch size.
+            n_step: Number of rewards summed up before the bootstrap.
+            gamma: Discount per step.
+            horizons: Steps ahead whose rewards a batch carries; may be empty.
+            nb_steps: Batches per round, as tmrl's training loop asks for them.
+            device: Where the batches are put.
+            seed: Seeds the sampling.
+            allocate: Makes each array from its name, shape and dtype. Arrays may come with old contents:
+                ``load_state_dict`` tells what of it counts.
+        """
+        self._spec, self._n_step, self._gamma, self._horizons = spec, n_step, gamma, tuple(horizons)
+        self._layout = RowLayout.of(spec)
+        storage = {name: allocate(name, *kind) for name, kind in arrays(spec, cfg.capacity).items()}
+        self._rows, self._age, self._ends = storage["rows"], storage["age"], storage["ends"]
+        self._frames = storage.get("frames")
+        image_history = spec.image_shape[0] if spec.image_shape is not None else 1
+        # Rows that make up an observation, its own included; rows from a transition's own on that are read.
+        self._depth = max(spec.window, spec.action_history, 1)
+        self._reach = max(self._depth, image_history) - 1
+        self._ahead = max(n_step, *self._horizons, 1)
+        self._head, self._size, self.env_steps = 0, 0, 0
+        self.rng = np.random.default_rng(seed)
+        # Otherwise tmrl would unpickle any data.pkl that lies in the working directory.
+        super().__init__(
+            device, nb_steps, memory_size=cfg.capacity, batch_size=cfg.batch_size, dataset_path=os.devnull
+        )
+
+    def __len__(self) -> int:
+        """Return the number of rows held: steps and resets."""
+        return self._size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        frames = 0 if self._frames is None else self._frames.nbytes
+        return self._rows.nbytes + self._age.nbytes + self._ends.nbytes + frames
+
+    def append_buffer(self, buffer: Buffer) -> None:
+        """Append the steps of a worker's buffer; episodes may go on from one buffer to the next.
+
+        Args:
+            buffer: Steps as ``SampleCompressor`` makes them; an action of None begins an episode.
+
+        Raises:
+            ValueError: If a step follows no row of its own episode.
+        """
+        steps = buffer.memory
+        if not steps:
+            return
+        resets = np.array([step[0] is None for step in steps])
+        ends = np.array([step[3:5] for step in steps], dtype=np.bool_)
+        newest = self._head - 1
+        open_before = self._size > 0 and not self._ends[newest].any()
+        follows_open = np.append(open_before, ~ends.any(axis=1)[:-1])
+        if not (resets | follows_open).all():
+            raise ValueError("the stream of steps has a gap: a step follows neither a reset nor an open step")
+        ages = windows.ages_of(resets, int(self._age[newest]) if self._size else 0)
+        self.env_steps += int(np.count_nonzero(~resets))
+
+        kept = slice(max(0, len(steps) - self.memory_size), None)  # more would overwrite themselves
+        steps = steps[kept]
+        where = (self._head + np.arange(len(steps))) % self.memory_size
+        self._rows[where] = self._as_rows(steps)
+        self._age[where] = np.minimum(ages[kept], MAX_AGE)
+        self._ends[where] = ends[kept]
+        if self._frames is not None:
+            for position, step in zip(where, steps, strict=True):
+                self._frames[position] = step[1]["frame"]
+        self._head = (self._head + len(steps)) % self.memory_size
+        self._size = min(self._size + len(steps), self.memory_size)
+
+    def sample(self) -> Batch:
+        """Draw a batch, uniformly with replacement from all transitions whose observations can be rebuilt.
+
+        Raises:
+            RuntimeError: If there is no such transition.
+        """
+        return self._gather(self._draw())
+
+    def get_transition(self, item: int) -> tuple[Any, ...]:
+        """Return one transition as tmrl's memories do; the training takes ``sample``.
+
+        Args:
+            item: Row, 0 the oldest held.
+
+        Returns:
+            Observation, action, reward, next observation, terminated, truncated and an empty info, as arrays.
+        """
+        if not 0 <= item < self._size or not self._is_complete(np.array([item]))[0]:
+            raise IndexError(f"row {item} of {self._size} is no transition that can be rebuilt")
+        batch = self._gather(np.array([item]))
+        obs, next_obs = (
+            {name: part[0].cpu().numpy() for name, part in whole.items()}
+            for whole in (batch.obs, batch.next_obs)
+        )
+        action, reward = batch.action[0].cpu().numpy(), batch.reward[0].cpu().numpy()
+        return obs, action, reward, next_obs, bool(batch.terminated[0]), bool(batch.truncated[0]), {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is not in the arrays, as plain numbers, strings and dicts."""
+        return {
+            "head": self._head,
+            "size": self._size,
+            "env_steps": self.env_steps,
+            "rng": self.rng.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from what ``state_dict`` returned; the arrays must hold what they held then.
+
+        Raises:
+            ValueError: If the state does not fit this capacity.
+        """
+        if not (0 <= state["head"] < self.memory_size and 0 <= state["size"] <= self.memory_size):
+            place = f"head {state['head']} and size {state['size']}"
+            raise ValueError(f"{place} do not fit a replay of {self.memory_size} rows")
+        self._head, self._size, self.env_steps = state["head"], state["size"], state["env_steps"]
+        self.rng.bit_generator.state = state["rng"]
+
+    def _as_rows(self, steps: Sequence[tuple[Any, ...]]) -> np.ndarray:
+        rows = np.zeros((len(steps), self._layout.width), np.float32)
+        sensors = np.stack([step[1]["sensors"] for step in steps])
+        rows[:, : len(self._layout.stored_sensors)] = sensors[:, list(self._layout.stored_sensors)]
+        for row, step in zip(rows, steps, strict=True):
+            if step[0] is not None:
+                row[self._layout.action] = step[0]
+                row[self._layout.reward] = step[2]
+        return rows
+
+    def _draw(self) -> np.ndarray:
+        """Draw the rows of a batch, (B,), 0 the oldest: uniformly, and those that do not fit again."""
+        accepted, missing = [], self.batch_size
+        while missing > 0:
+            if self._size == 0:
+                raise RuntimeError("the replay is empty: nothing can be sampled")
+            rows = self.rng.integers(self._size, size=missing + missing // 8 + 8)
+            rows = rows[self._is_complete(rows)][:missing]
+            if len(rows) == 0 and not self._is_complete(np.arange(self._size)).any():
+                raise RuntimeError(
+                    f"none of the replay's {self._size} rows is a transition that can be rebuilt"
+                )
+            accepted.append(rows)
+            missing -= len(rows)
+        return np.concatenate(accepted)
+
+    def _is_complete(self, rows: np.ndarray) -> np.ndarray:
+        age = self._age.take(self._physical(rows), mode="wrap").astype(np.int64)
+        return windows.is_complete(rows, age, self._reach)
+
+    def _physical(self, rows: np.ndarray) -> np.ndarray:
+        """Return positions in the arrays, less a multiple of the capacity: ``mode="wrap"`` adds it."""
+        return rows + (self._head - self._size)
+
+    def _gather(self, rows: np.ndarray) -> Batch:
+        """Rebuild the transitions of some rows (B,), 0 the oldest; each must be complete."""
+        own = self._physical(rows)
+        ages = self._age.take(own[:, None] + np.arange(self._ahead), mode="wrap").astype(np.int64)
+        age_before = ages[:, 0] - 1  # of the row of obs
+        # Adjacent rows: the history of obs, then the transition's own row and what is looked at ahead of it.
+        stretch = self._rows.take(own[:, None] + np.arange(-self._depth, self._ahead), axis=0, mode="wrap")
+        stretch[:, : self._depth][windows.before_episode(age_before, self._depth)] = 0
+
+        alive = windows.same_episode(ages, self._size - 1 - rows)
+        rewards = stretch[:, self._depth :, self._layout.reward]
+        n = self._n_step
+        steps, reward, discount = windows.discounted_sum(rewards[:, :n], alive[:, :n], self._gamma)
+        ends = self._ends.take(own + steps - 1, axis=0, mode="wrap").astype(np.float32)
+        future_rewards, future_mask = windows.future(rewards, alive, self._horizons)
+
+        images, next_images = self._images(own, age_before, steps)
+        action = stretch[:, self._depth, self._layout.action]
+        return Batch(
+            obs=self._observation(stretch[:, : self._depth], images),
+            action=self._tensor(action),
+            reward=self._tensor(reward),
+            next_obs=self._observation(self._shifted(stretch, steps), next_images),
+            terminated=self._tensor(ends[:, 0]),
+            truncated=self._tensor(ends[:, 1]),
+            discount=self._tensor(discount),
+            future_rewards=self._tensor(future_rewards),
+            future_mask=self._tensor(future_mask),
+        )
+
+    def _shifted(self, stretch: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Return the history (B, depth, width) that ends ``steps`` (B,) rows later than that of obs."""
+        if self._n_step == 1:
+            return stretch[:, 1 : self._depth + 1]
+        columns = steps[:, None] + np.arange(self._depth)
+        return np.take_along_axis(stretch, columns[:, :, None], axis=1)
+
+    def _observation(self, history: np.ndarray, images: Tensor | None) -> dict[str, Tensor]:
+        """Make an observation from its rows (B, depth, width) and images (B, history, H, W), oldest first."""
+        spec, layout = self._spec, self._layout
+        sensors = history[:, -1, list(layout.sensor_columns)]
+        actions = history[:, self._depth - spec.action_history :, layout.action].reshape(len(history), -1)
+        observation = {"floats": self._tensor(np.concatenate([sensors, actions], axis=1))}
+        if images is not None:
+            observation["images"] = images
+        if spec.window:
+            observation["window"] = self._tensor(history[:, self._depth - spec.window :, layout.window])
+        return observation
+
+    def _images(
+        self, own: np.ndarray, age_before: np.ndarray, steps: np.ndarray
+    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Return the image histories of obs and next_obs, (B, history, H, W) uint8."""
+        if self._frames is None:
+            return None, None
+        history = self._spec.image_shape[0]
+        if self._n_step == 1:  # all frames but one are shared: gather them once
+            shared = self._stack(own, age_before + 1, history + 1)
+            return shared[:, :-1], shared[:, 1:]
+        return self._stack(own - 1, age_before, history), self._stack(
+            own + steps - 1, age_before + steps, history
+        )
+
+    def _stack(self, newest: np.ndarray, age: np.ndarray, history: int) -> Tensor:
+        where = newest[:, None] - windows.frame_steps(age, history)
+        flat = self._frames.reshape(self.memory_size, -1)  # one copy of H·W bytes per frame
+        return self._tensor(flat.take(where, axis=0, mode="wrap")).unflatten(-1, self._frames.shape[1:])
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device)

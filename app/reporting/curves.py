@@ -1,0 +1,225 @@
+"""Learning curves as one picture."""
+
+import atexit
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from app.reporting.files import replacing
+from app.reporting.formatting import duration
+
+Lines = list[dict[str, Any]]  # the lines of metrics.jsonl; null is None
+Series = tuple[list[float], list[float]]  # updates and values
+
+_SIZE = (16.0, 8.5)  # inches
+_DPI = 100
+# Okabe and Ito: told apart with any kind of colour vision
+_BLUE, _ORANGE, _GREEN, _RED, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7f7f7f"
+_STYLE = {
+    "font.size": 10,
+    "axes.grid": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 24,  # points; the legend lies between title and axes, where it hides no data
+    "grid.alpha": 0.25,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "legend.borderpad": 0,
+    "legend.borderaxespad": 0.4,
+    "legend.columnspacing": 1.4,
+    "legend.handlelength": 1.6,
+    "axes.xmargin": 0.02,
+    "lines.linewidth": 1.7,
+}
+
+
+def read_metrics(path: Path) -> Lines:
+    """Return the lines of ``metrics.jsonl`` by increasing step.
+
+    A continued run repeats the steps since its last checkpoint: the later line of a step counts. A last line
+    torn by a kill is left out.
+    """
+    lines: Lines = []
+    for text in path.read_text(encoding="utf-8").split("\n")[:-1]:
+        line = json.loads(text)
+        while lines and lines[-1]["step"] >= line["step"]:
+            lines.pop()
+        lines.append(line)
+    return lines
+
+
+def plot_curves(metrics_jsonl: Path, out: Path) -> None:
+    """Draw the learning curves of a run, 1600 × 850 pixels: one panel for each group of metrics there is.
+
+    Args:
+        metrics_jsonl: the metrics of the run; the name of its folder becomes the headline.
+        out: the PNG.
+    """
+    if "MPLCONFIGDIR" not in os.environ:  # matplotlib would write its caches into the home folder
+        os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="matplotlib-")
+        atexit.register(shutil.rmtree, os.environ["MPLCONFIGDIR"], ignore_errors=True)
+    import matplotlib
+    from matplotlib.figure import Figure  # without pyplot: no display, no global state
+    from matplotlib.ticker import MaxNLocator
+
+    lines = read_metrics(metrics_jsonl)
+    panels = [draw for draw, names in _PANELS.items() if any(_series(lines, name)[0] for name in names)]
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=_SIZE, dpi=_DPI, layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, wspace=0.02, hspace=0.02)
+        axes = list(figure.subplots(2, 3).flat)
+        figure.suptitle(_headline(metrics_jsonl, lines), fontsize=13, fontweight="bold")
+        for axis, draw in zip(axes, panels, strict=False):
+            draw(axis, lines)
+            axis.set_xlabel("updates")
+            axis.set_xlim(left=0)
+            axis.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
+            axis.xaxis.set_major_formatter("{x:,.0f}")
+        for axis in axes[len(panels) :]:
+            axis.set_axis_off()
+        with replacing(out) as temporary:
+            figure.savefig(temporary)
+
+
+def _headline(path: Path, lines: Lines) -> str:
+    if not lines:
+        return f"{path.parent.name}: no metrics yet"
+    last = lines[-1]
+    facts = [f"{last['step']:,} updates"]
+    if last.get("env_steps") is not None:
+        facts.append(f"{last['env_steps']:,} environment steps")
+    if last.get("seconds") is not None:
+        facts.append(duration(last["seconds"]))
+    return f"{path.parent.name} after " + " · ".join(facts)
+
+
+def _series(lines: Lines, name: str) -> Series:
+    """Return the steps and values of the lines that hold a value of this name."""
+    points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _line(axis: Any, lines: Lines, name: str, label: str, color: str, **style: Any) -> bool:
+    """Draw one metric; a single value becomes a dot. Return whether there was anything to draw."""
+    steps, values = _series(lines, name)
+    if steps:
+        axis.plot(steps, values, color=color, label=label, marker="o" if len(steps) == 1 else None, **style)
+    return bool(steps)
+
+
+def _magnitude(axis: Any, lines: Lines, name: str, label: str, color: str, **style: Any) -> None:
+    """Draw the absolute value of a metric for a logarithmic axis; zeros are left out."""
+    steps, values = _series(lines, name)
+    points = [(step, abs(value)) for step, value in zip(steps, values, strict=True) if value]
+    if points:
+        marker = "o" if len(points) == 1 else None
+        axis.plot(*zip(*points, strict=True), color=color, label=label, marker=marker, **style)
+        axis.set_yscale("log")
+
+
+def _band(axis: Any, lines: Lines, name: str, label: str, color: str, low: float, high: float) -> None:
+    """Draw a metric with its ``<name>_std`` as a band, which is cut at ``low`` and ``high``."""
+    _line(axis, lines, name, label, color)
+    both = [line for line in lines if line.get(name) is not None and line.get(f"{name}_std") is not None]
+    steps = [line["step"] for line in both]
+    lower = [max(line[name] - line[f"{name}_std"], low) for line in both]
+    upper = [min(line[name] + line[f"{name}_std"], high) for line in both]
+    axis.fill_between(steps, lower, upper, color=color, alpha=0.15, linewidth=0)
+
+
+def _best(axis: Any, lines: Lines, name: str) -> None:
+    """Mark the line of the best deterministic return, whose policy is the one kept."""
+    evaluated = [line for line in lines if line.get("return_test_det") is not None]
+    best = max(evaluated, key=lambda line: line["return_test_det"], default={})
+    if best.get(name) is not None:
+        label = f"best: {best[name]:.3g}"
+        star = {"marker": "*", "markersize": 14, "linestyle": "none", "zorder": 5, "clip_on": False}
+        axis.plot(best["step"], best[name], color=_RED, label=label, **star)
+
+
+def _finish(axis: Any, title: str, right: Any = None) -> None:
+    """Set title, legend and ticks; ``right`` is a second axis whose lines join the legend."""
+    axis.set_title(title)
+    handles, labels = axis.get_legend_handles_labels()
+    _plain_ticks(axis)
+    if right is not None:
+        more_handles, more_labels = right.get_legend_handles_labels()
+        handles, labels = handles + more_handles, labels + more_labels
+        _plain_ticks(right)
+    legend = axis.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=4)
+    legend.set_in_layout(False)  # a long one must not narrow the axes
+
+
+def _plain_ticks(axis: Any) -> None:
+    """Label a logarithmic axis with plain numbers, and densely if it spans little."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    if axis.get_yscale() == "log":
+        low, high = axis.get_ylim()
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 100 * low else (1.0, 2.0, 5.0)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _lap(axis: Any, lines: Lines) -> None:
+    _band(axis, lines, "lap_share_det", "deterministic", _BLUE, 0.0, 1.0)
+    _band(axis, lines, "lap_share_stoch", "stochastic", _ORANGE, 0.0, 1.0)
+    _best(axis, lines, "lap_share_det")
+    axis.set_ylim(0.0, 1.04)
+    _finish(axis, "Covered share of the lap, mean ± std")
+
+
+def _returns(axis: Any, lines: Lines) -> None:
+    _band(axis, lines, "return_test_det", "deterministic", _BLUE, float("-inf"), float("inf"))
+    _band(axis, lines, "return_test_stoch", "stochastic", _ORANGE, float("-inf"), float("inf"))
+    _line(axis, lines, "return_train", "training", _GREY, linestyle="--")
+    _best(axis, lines, "return_test_det")
+    _finish(axis, "Return of an episode, mean ± std")
+
+
+def _values(axis: Any, lines: Lines) -> None:
+    _line(axis, lines, "q_mean", "Q", _BLUE)
+    _line(axis, lines, "q_target_mean", "Bellman target", _ORANGE, linestyle="--")
+    _finish(axis, "Mean value")
+
+
+def _losses(axis: Any, lines: Lines) -> None:
+    _magnitude(axis, lines, "loss_critic", "critic", _BLUE)
+    _magnitude(axis, lines, "loss_actor", "|actor|", _ORANGE)
+    _magnitude(axis, lines, "loss_prediction", "reward prediction", _GREEN)
+    _magnitude(axis, lines, "loss_entropy", "|entropy coef.|", _GREY, linestyle=":")
+    _finish(axis, "Losses")
+
+
+def _entropy(axis: Any, lines: Lines) -> None:
+    _line(axis, lines, "entropy", "entropy", _BLUE)
+    _line(axis, lines, "log_std_mean", "mean log std", _GREEN)
+    right = axis.twinx()
+    right.grid(visible=False)
+    right.tick_params(axis="y", which="both", colors=_ORANGE)
+    _magnitude(right, lines, "alpha", "coefficient (right)", _ORANGE)
+    _finish(axis, "Entropy", right)
+
+
+def _gradients(axis: Any, lines: Lines) -> None:
+    _magnitude(axis, lines, "grad_norm_critic", "critic", _BLUE)
+    _magnitude(axis, lines, "grad_norm_actor", "actor", _ORANGE)
+    _magnitude(axis, lines, "film_scale", "|scale| of FiLM", _GREY, linestyle=":")
+    _finish(axis, "Gradient norms before clipping")
+
+
+_PANELS: dict[Callable[[Any, Lines], None], tuple[str, ...]] = {
+    _lap: ("lap_share_det", "lap_share_stoch"),
+    _returns: ("return_test_det", "return_test_stoch", "return_train"),
+    _values: ("q_mean", "q_target_mean"),
+    _losses: ("loss_critic", "loss_actor", "loss_prediction", "loss_entropy"),
+    _entropy: ("entropy", "log_std_mean", "alpha"),
+    _gradients: ("grad_norm_critic", "grad_norm_actor", "film_scale"),
+}

@@ -1,0 +1,74 @@
+"""Results of evaluation episodes, and the numbers made from them."""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One evaluation episode.
+
+    Attributes:
+        ret: undiscounted sum of rewards.
+        length: environment steps.
+        lap_share: covered share of the lap, 0 to 1; NaN where the task has no laps.
+        lap_time: seconds, only for a finished lap.
+        outcome: how it ended, such as "lap", "off_track" or "timeout".
+        track: seed of the track.
+        start: place of the start, as a share of the track, 0 to 1.
+    """
+
+    ret: float
+    length: int
+    lap_share: float
+    lap_time: float | None
+    outcome: str
+    track: int
+    start: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The episodes of one evaluation: the policy's mean action, and its sampled actions."""
+
+    deterministic: tuple[Episode, ...]
+    stochastic: tuple[Episode, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """Return means, population standard deviations and shares, by metric name.
+
+        A name is absent where it has no value: no episodes, a task without laps, no finished lap.
+        """
+        return {**_metrics(self.deterministic, "det"), **_metrics(self.stochastic, "stoch")}
+
+
+def mean_std(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and the population standard deviation of at least one value."""
+    mean = statistics.fmean(values)
+    return mean, math.sqrt(statistics.fmean((value - mean) ** 2 for value in values))
+
+
+def _metrics(episodes: Sequence[Episode], policy: str) -> dict[str, float]:
+    """Return the metrics of one policy's episodes; ``policy`` is "det" or "stoch"."""
+    if not episodes:
+        return {}
+    found: dict[str, float] = {}
+
+    def add(name: str, values: Sequence[float]) -> None:
+        found[name], found[f"{name}_std"] = mean_std(values)
+
+    add(f"return_test_{policy}", [episode.ret for episode in episodes])
+    found[f"length_{policy}"] = statistics.fmean(episode.length for episode in episodes)
+    shares = [episode.lap_share for episode in episodes if not math.isnan(episode.lap_share)]
+    if shares:
+        add(f"lap_share_{policy}", shares)
+        found[f"laps_{policy}"] = sum(episode.outcome == "lap" for episode in episodes) / len(episodes)
+    times = [episode.lap_time for episode in episodes if episode.lap_time is not None]
+    if times:
+        found[f"lap_time_{policy}"] = statistics.fmean(times)
+    for outcome, count in sorted(Counter(episode.outcome for episode in episodes).items()):
+        found[f"outcome_{policy}/{outcome}"] = count / len(episodes)
+    return found

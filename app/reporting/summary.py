@@ -1,0 +1,114 @@
+"""Tables at the end: the summary of a run, and the episodes of an evaluation."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from app.reporting.files import replacing, strict_json
+from app.reporting.formatting import duration, number
+from app.reporting.results import Episode, Evaluation, mean_std
+
+# key of the summary -> label and format; where "<key>_std" exists too, it follows the mean
+_ROWS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "stop_reason": ("stopped", str),
+    "best_epoch": ("best epoch", "{:,}".format),
+    "return_test_det": ("return, deterministic", "{:.2f}".format),
+    "return_test_stoch": ("return, stochastic", "{:.2f}".format),
+    "lap_share_det": ("lap share, deterministic", "{:.2f}".format),
+    "lap_share_stoch": ("lap share, stochastic", "{:.2f}".format),
+    "laps_det": ("finished laps", "{:.0%}".format),
+    "lap_time_det": ("lap time", "{:.2f} s".format),
+    "updates": ("updates", "{:,}".format),
+    "env_steps": ("environment steps", "{:,}".format),
+    "wall_s": ("wall time", duration),
+    "updates_per_s": ("updates per second", number),
+}
+
+
+def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
+    """Print the summary of a run.
+
+    Args:
+        console: where to.
+        summary: "run_name"; "paths", a mapping of names to paths; and any of the keys of ``_ROWS``, in which
+            the results are those of the best epoch. A key that is absent, None or NaN is left out; others
+            are for the JSON file only.
+    """
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="cyan", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for key, (label, show) in _ROWS.items():
+        if _known(summary, key):
+            spread = f" ± {show(summary[f'{key}_std'])}" if _known(summary, f"{key}_std") else ""
+            grid.add_row(label, Text(show(summary[key]) + spread))
+    title = Text(f"summary of {summary['run_name']}", style="bold")
+    console.print(Panel(grid, title=title, title_align="left", border_style="cyan"))
+    for name, path in summary["paths"].items():  # outside the frame, so that a path can be copied whole
+        console.print(Text.assemble((f"{name:<10} ", "cyan"), str(path)), soft_wrap=True)
+
+
+def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
+    """Write the summary as strict JSON; the file is complete or not there."""
+    with replacing(path) as temporary:
+        temporary.write_text(strict_json(summary, indent=2) + "\n", encoding="utf-8")
+
+
+def evaluation_table(console: Console, evaluation: Evaluation, title: str) -> None:
+    """Print a table for either policy that has episodes: one line each, then mean and standard deviation."""
+    policies = {"deterministic": evaluation.deterministic, "stochastic": evaluation.stochastic}
+    for policy, episodes in policies.items():
+        if episodes:
+            console.print(Text(f"{title} · {policy}", style="bold"))
+            console.print(_episodes(episodes))
+
+
+def _episodes(episodes: Sequence[Episode]) -> Table:
+    laps = any(not math.isnan(episode.lap_share) for episode in episodes)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = ("track", "start", "return", "steps", "lap share", "lap time")
+    for name in columns if laps else columns[2:4]:
+        table.add_column(name, justify="right")
+    table.add_column("outcome")
+    for episode in episodes:
+        outcome = Text(episode.outcome, style="green" if episode.outcome == "lap" else "")
+        place = [str(episode.track), f"{episode.start:.2f}"] if laps else []
+        table.add_row(*place, *_cells(_numbers(episode, laps)), outcome)
+    table.add_section()
+    numbers = zip(*(_numbers(episode, laps) for episode in episodes), strict=True)
+    means, stds = zip(*(_mean_std(values) for values in numbers), strict=True)
+    if laps:
+        finished = sum(episode.outcome == "lap" for episode in episodes)
+        table.add_row("mean", "", *_cells(means), f"{finished} of {len(episodes)} laps", style="bold")
+        table.add_row("± std", "", *_cells(stds), "", style="bold")
+    else:
+        table.add_row(*_cells(means), "mean", style="bold")
+        table.add_row(*_cells(stds), "± std", style="bold")
+    return table
+
+
+def _numbers(episode: Episode, laps: bool) -> tuple[float | None, ...]:
+    plain = (episode.ret, episode.length)
+    return (*plain, episode.lap_share, episode.lap_time) if laps else plain
+
+
+def _mean_std(column: Sequence[float | None]) -> tuple[float | None, float | None]:
+    known = [value for value in column if value is not None]
+    return mean_std(known) if known else (None, None)
+
+
+def _cells(numbers: Sequence[float | None]) -> list[str]:
+    formats = ("{:.2f}", "{:,.0f}", "{:.2f}", "{:.2f} s")  # return, steps, lap share, lap time
+    pairs = zip(formats, numbers, strict=False)
+    return ["-" if value is None else show.format(value) for show, value in pairs]
+
+
+def _known(summary: Mapping[str, Any], key: str) -> bool:
+    value = summary.get(key)
+    return value is not None and not (isinstance(value, float) and math.isnan(value))

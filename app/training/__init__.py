@@ -1,0 +1,1 @@
+"""The loop: collect, update, evaluate, keep the best, write it all down."""

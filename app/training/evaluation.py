@@ -1,0 +1,118 @@
+"""Evaluation episodes: several at once, from fixed starts, with one forward pass for all of them."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import gymnasium
+import numpy as np
+import torch
+
+from app.config.schema import EnvConfig, SimConfig
+from app.envs.factory import make_env
+from app.models.actor import DrivingActor
+from app.reporting.results import Episode, Evaluation
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where an evaluation episode begins: a track and a share of it, or just a seed where there are no tracks."""
+
+    track: int
+    position: float
+    seed: int
+
+
+def make_starts(cfg: EnvConfig, tracks: Sequence[int], count: int, offset: float) -> tuple[Start, ...]:
+    """Spread ``count`` starts evenly over a lap and over ``tracks``.
+
+    Args:
+        cfg: the environment.
+        tracks: track seeds; a Gymnasium task ignores them.
+        count: number of episodes.
+        offset: shifts the starts by this share of their spacing, in [0, 1); other offsets give other starts.
+    """
+    seed = round(offset * 1000) * 1000
+    if not isinstance(cfg, SimConfig):
+        return tuple(Start(0, 0.0, seed + i) for i in range(count))
+    return tuple(Start(tracks[i % len(tracks)], (i + offset) / count, seed + i) for i in range(count))
+
+
+class Evaluator:
+    """Runs evaluation episodes with environments of its own, so that training's episode is left alone.
+
+    Args:
+        cfg: the environment.
+        seed: seeds the sampling of stochastic episodes.
+        on_step: called while episodes run, so that a person sees life.
+    """
+
+    def __init__(self, cfg: EnvConfig, seed: int, on_step: Callable[[], None] = lambda: None):
+        self.cfg, self.seed, self.on_step = cfg, seed, on_step
+        self._envs: list[gymnasium.Env] = []
+
+    def evaluate(self, actor: DrivingActor, det: Sequence[Start], stoch: Sequence[Start]) -> Evaluation:
+        """Drive every start once: ``det`` with the policy's mode, ``stoch`` with samples of it."""
+        return Evaluation(self.drive(actor, det, test=True), self.drive(actor, stoch, test=False))
+
+    def drive(self, actor: DrivingActor, starts: Sequence[Start], test: bool) -> tuple[Episode, ...]:
+        """Run one episode from every start, in lockstep; training's random numbers stay as they are."""
+        while len(self._envs) < len(starts):
+            self._envs.append(make_env(self.cfg, [start.track for start in starts], self.seed))
+        envs = self._envs[: len(starts)]
+        observations = [_reset(env, self.cfg, start) for env, start in zip(envs, starts, strict=True)]
+        returns, lengths, ends = [0.0] * len(starts), [0] * len(starts), [{} for _ in starts]
+        running = list(range(len(starts)))
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            while running:
+                actions = actor.actions(_stack([observations[i] for i in running], actor.device), test).cpu().numpy()
+                for i, action in zip(list(running), actions, strict=True):
+                    observations[i], reward, terminated, truncated, ends[i] = envs[i].step(action)
+                    returns[i] += reward
+                    lengths[i] += 1
+                    if terminated or truncated:
+                        running.remove(i)
+                self.on_step()
+        return tuple(_episode(*row) for row in zip(starts, returns, lengths, ends, strict=True))
+
+    def close(self) -> None:
+        """Close the environments."""
+        for env in self._envs:
+            env.close()
+
+
+def record(
+    actor: DrivingActor, cfg: EnvConfig, start: Start, seed: int, render_size: int
+) -> tuple[list[np.ndarray], Episode]:
+    """Drive one deterministic episode and film it.
+
+    Returns:
+        RGB uint8 frames (H, W, 3), one per step; empty where the task cannot be rendered. And the episode.
+    """
+    env = make_env(cfg, [start.track], seed, render_size)
+    obs = _reset(env, cfg, start)
+    frames, total, length, ended = [env.render()], 0.0, 0, False
+    while not ended:
+        action = actor.actions(_stack([obs], actor.device), test=True)[0].cpu().numpy()
+        obs, reward, terminated, truncated, info = env.step(action)
+        frames.append(env.render())
+        total, length, ended = total + reward, length + 1, terminated or truncated
+    env.close()
+    return [frame for frame in frames if frame is not None], _episode(start, total, length, info)
+
+
+def _reset(env: gymnasium.Env, cfg: EnvConfig, start: Start) -> dict[str, np.ndarray]:
+    options = {"track": start.track, "start": start.position} if isinstance(cfg, SimConfig) else None
+    return env.reset(seed=start.seed, options=options)[0]
+
+
+def _stack(observations: Sequence[dict[str, np.ndarray]], device: str) -> dict[str, torch.Tensor]:
+    return {key: torch.from_numpy(np.stack([obs[key] for obs in observations])).to(device) for key in observations[0]}
+
+
+def _episode(start: Start, total: float, length: int, info: dict) -> Episode:
+    # A Gymnasium task has no laps: the key is absent there.
+    share = info["lap_share"] if "lap_share" in info else math.nan
+    time_ = info["lap_time"] if "lap_time" in info else None
+    return Episode(float(total), length, share, time_, info["outcome"], start.track, start.position)

@@ -1,0 +1,191 @@
+"""One run from its configuration to its summary."""
+
+import math
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from app.agents.guard import NonFiniteError
+from app.config.schema import Config
+from app.envs.factory import make_env, make_spec
+from app.envs.spec import ObservationSpec
+from app.models.actor import DrivingActor
+from app.replay.compress import SampleCompressor
+from app.replay.forecast import check, forecast
+from app.reporting.banner import print_banner
+from app.reporting.curves import plot_curves
+from app.reporting.formatting import make_console
+from app.reporting.metrics import MetricsWriter
+from app.reporting.progress import Progress
+from app.reporting.results import Evaluation
+from app.reporting.summary import print_summary, write_summary
+from app.reporting.video import write_video
+from app.tmrl_api import RolloutWorker
+from app.training.evaluation import Evaluator, make_starts, record
+from app.training.facts import banner_facts
+from app.training.folder import RunFolder
+from app.training.local import LocalInterface
+from app.training.loop import DrivingTraining
+from app.training.setup import prepare
+
+SELECT, REPORT = 0.0, 0.5  # offsets of the starts that choose the best policy, and of those that judge it
+
+
+def train(config: Config) -> float:
+    """Train, evaluate, and leave a complete run folder.
+
+    Args:
+        config: the validated configuration.
+
+    Returns:
+        The objective: ``return_test_det`` of the best policy, on starts that did not choose it.
+
+    Raises:
+        UserError: something the user can mend, in words.
+    """
+    device = prepare(config)
+    spec = make_spec(config.env)
+    memory = forecast(spec, config.replay.capacity)
+    check(memory)
+    folder, console = RunFolder.create(config), make_console()
+    progress = Progress(config.logger.progress, _updates(config), config.training.epochs, console)
+    training = DrivingTraining(config, spec, device, partial(_show, progress))
+    print_banner(console, banner_facts(config, spec, training.agent.model, memory, folder, device))
+    run = Run(config, spec, folder, console, progress, training)
+    try:
+        stop_reason = run.to_the_end()
+    finally:
+        run.close()
+    return run.conclude(stop_reason)
+
+
+class Run:
+    """The parts of a run and what it has reached so far."""
+
+    def __init__(
+        self,
+        config: Config,
+        spec: ObservationSpec,
+        folder: RunFolder,
+        console: Console,
+        progress: Progress,
+        training: DrivingTraining,
+    ):
+        self.config, self.folder, self.console, self.progress = config, folder, console, progress
+        self.training, self.began = training, time.monotonic()
+        self.worker = _make_worker(config, spec, folder)
+        self.interface = LocalInterface(self.worker, training.missing_env_steps)
+        self.evaluator = Evaluator(config.env, config.seed)
+        self.writer = MetricsWriter(folder.path, config.logger.tensorboard)
+        self.best: dict[str, Any] = {}
+        self.actor = DrivingActor(spec.space(), spec.action_space(), config, spec)  # evaluates, plays the best
+
+    def to_the_end(self) -> str:
+        """Run every epoch; returns why it stopped."""
+        self.progress.start()
+        self.interface.broadcast_model(self.training.agent.get_actor())
+        try:
+            while self.training.epoch < self.training.epochs:
+                self.epoch()
+        except KeyboardInterrupt:
+            return "interrupted"
+        except NonFiniteError as error:
+            self.console.print(f"[bold red]{error}")
+            return f"not finite: {error.quantity}"
+        return "finished"
+
+    def epoch(self) -> None:
+        """Train for one epoch, evaluate, log, keep the best policy and the checkpoint."""
+        stats = self.training.run_epoch(self.interface)
+        self.progress.evaluating()
+        self.actor.copy_from(self.training.agent.model)
+        evaluation = self.evaluate(SELECT).metrics()
+        metrics = {name: float(np.mean([row[name] for row in stats])) for name in _METRICS if name in stats[0]}
+        metrics |= evaluation | self._counters()
+        self.writer.write(self.training.total_updates, metrics)
+        if evaluation["return_test_det"] > self.best.get("return_test_det", -math.inf):
+            self.best = {**evaluation, "best_epoch": self.training.epoch}
+            self.folder.save_best(self.actor, self.best)
+        self.folder.save_checkpoint({"agent": self.training.agent.state_dict(), **self._counters()})
+        self.progress.evaluated(evaluation)
+
+    def evaluate(self, offset: float) -> Evaluation:
+        """Evaluate ``self.actor`` from the starts with this offset."""
+        cfg, env = self.config.training, self.config.env
+        tracks = env.eval_tracks if env.kind == "sim" else ()
+        det = make_starts(env, tracks, cfg.eval_episodes, offset)
+        return self.evaluator.evaluate(self.actor, det, make_starts(env, tracks, cfg.eval_episodes_stochastic, offset))
+
+    def conclude(self, stop_reason: str) -> float:
+        """Judge the best policy on fresh starts, draw, film, sum up; returns the objective."""
+        summary: dict[str, Any] = {"run_name": self.folder.path.name, "stop_reason": stop_reason, **self._counters()}
+        paths = {"folder": self.folder.path, "metrics": self.folder.metrics}
+        if self.best:
+            self.folder.load_best(self.actor)
+            summary |= self.evaluate(REPORT).metrics() | {"best_epoch": self.best["best_epoch"]}
+            paths |= {"best": self.folder.best_actor} | self._pictures()
+        summary |= {"selection": self.best, "paths": paths, "objective": summary.get("return_test_det")}
+        write_summary(self.folder.summary, summary)
+        print_summary(self.console, summary)
+        return summary.get("return_test_det", math.nan)
+
+    def close(self) -> None:
+        """Stop showing, flush what was written."""
+        self.progress.stop()
+        self.writer.close()
+
+    def _pictures(self) -> dict[str, Any]:
+        logger, env, paths = self.config.logger, self.config.env, {}
+        if logger.curves:
+            plot_curves(self.folder.metrics, self.folder.curves)
+            paths["curves"] = self.folder.curves
+        if logger.video:
+            tracks = env.eval_tracks if env.kind == "sim" else ()
+            frames, _ = record(self.actor, env, make_starts(env, tracks, 1, 0.0)[0], self.config.seed, logger.video_size)
+            if frames:
+                write_video(self.folder.best_video, frames, round(1 / env.step_s) if env.kind == "sim" else 30)
+                paths["video"] = self.folder.best_video
+        return paths
+
+    def _counters(self) -> dict[str, float]:
+        seconds = time.monotonic() - self.began
+        updates = self.training.total_updates
+        return {
+            "epoch": self.training.epoch,
+            "updates": updates,
+            "env_steps": self.training.memory.env_steps,
+            "wall_s": seconds,
+            "updates_per_s": updates / seconds,
+        }
+
+
+_METRICS = (
+    "loss_critic", "loss_actor", "loss_prediction", "loss_entropy", "q_mean", "q_max", "q_target_mean", "reward",
+    "alpha", "entropy", "log_std_mean", "grad_norm_critic", "grad_norm_actor", "film_scale", "return_train",
+    "episode_length_train", "sampling_duration", "training_step_duration",
+)  # fmt: skip
+
+
+def _make_worker(config: Config, spec: ObservationSpec, folder: RunFolder) -> RolloutWorker:
+    """A standalone worker on the training tracks; its weights arrive by ``broadcast_model``."""
+    tracks = config.env.train_tracks if config.env.kind == "sim" else ()
+    return RolloutWorker(
+        env_cls=partial(make_env, config.env, tracks, config.seed),
+        actor_module_cls=partial(DrivingActor, config=config, spec=spec),
+        sample_compressor=SampleCompressor(spec),
+        model_path=str(folder.path / "weights" / "worker.tmod"),
+        standalone=True,
+    )
+
+
+def _updates(config: Config) -> int:
+    return config.training.epochs * config.training.rounds * config.training.steps
+
+
+def _show(progress: Progress, training: DrivingTraining) -> None:
+    progress.update(training.total_updates, training.memory.env_steps, training.epoch + 1)
+
+

@@ -1,0 +1,36 @@
+"""The machine: device, threads, seeds."""
+
+import os
+import random
+
+import numpy as np
+import torch
+
+from app.config.schema import Config
+from app.errors import UserError
+
+
+def choose_device(name: str) -> str:
+    """Resolve ``device``: "auto" takes the first GPU if there is one.
+
+    Raises:
+        UserError: a GPU is asked for and not there.
+    """
+    if name == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda"):
+        wanted, there = int(name.partition(":")[2] or 0), torch.cuda.device_count()
+        if wanted >= there:
+            raise UserError(f"device = {name}: this machine has {there} CUDA devices. Use device=auto or device=cpu.")
+        return f"cuda:{wanted}"
+    return name
+
+
+def prepare(config: Config) -> str:
+    """Set threads and seeds for this process and return the device."""
+    torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else config.threads or os.cpu_count())
+    torch.set_flush_denormal(True)  # Adam's moments of idle weights decay into denormals, ten times slower on a CPU
+    random.seed(config.seed)
+    np.random.seed(config.seed)
+    torch.manual_seed(config.seed)
+    return choose_device(config.device)
