@@ -140,7 +140,7 @@ def sampled_rows(memory, draws):
     return np.concatenate([memory._draw() for _ in range(draws)])
 
 
-# --- reconstruction ------------------------------------------------------------------------------------------
+# --- reconstruction ---
 
 
 specs = st.builds(
@@ -238,7 +238,7 @@ def test_vector_task_gets_images_or_a_window():
     assert set(batch.obs) == {"floats"} and batch.obs["floats"].shape == (64, 3)
 
 
-# --- returns and ends ----------------------------------------------------------------------------------------
+# --- returns and ends ---
 
 
 def test_terminated_and_truncated_are_mixed_up():
@@ -276,7 +276,7 @@ def test_n_step_return_reaches_past_a_terminal_step():
     assert batch.terminated.tolist() == [0, 1, 1, 1]
 
 
-# --- sampling ------------------------------------------------------------------------------------------------
+# --- sampling ---
 
 
 def test_reset_rows_or_some_steps_are_favoured():
@@ -351,7 +351,7 @@ def test_single_transition_differs_from_tmrls_order():
         memory[6]  # a reset
 
 
-# --- state, storage, memory ----------------------------------------------------------------------------------
+# --- state, storage, memory ---
 
 
 def test_restored_replay_samples_something_else():
@@ -395,7 +395,7 @@ def test_memory_exceeds_the_raw_bytes(image):
     assert told.total_bytes == memory.nbytes and told.bytes_per_step * 1000 == memory.nbytes
 
 
-# --- forecast ------------------------------------------------------------------------------------------------
+# --- forecast ---
 
 
 def test_too_large_replay_is_refused_without_advice():

@@ -5,7 +5,7 @@ from app.config.schema import Config, SimConfig
 
 def problems(config: Config) -> list[str]:
     """Return a sentence for every rule that the configuration breaks."""
-    rules = (_log_std, _model_needs, _norm_groups, _attention_heads, _replay_size, _positional_pairs)
+    rules = (_log_std, _model_needs, _norm_groups, _attention_heads, _replay_size, _no_repeats)
     return [problem for rule in rules for problem in rule(config)]
 
 
@@ -21,8 +21,8 @@ def _model_needs(config: Config) -> list[str]:
     if config.model.name == "mlp" or isinstance(config.env, SimConfig):
         return []
     return [
-        f"model = {config.model.name}: needs the images or the lidar of a simulated car, and env.id = {config.env.id} "
-        "gives a plain vector. Use model=mlp, or one of env=sim and env=sim_lidar."
+        f"model = {config.model.name}: needs the images or the lidar of a simulated car, and "
+        f"env.id = {config.env.id} gives a plain vector. Use model=mlp, or one of env=sim and env=sim_lidar."
     ]
 
 
@@ -35,8 +35,8 @@ def _norm_groups(config: Config) -> list[str]:
     if not odd:
         return []
     return [
-        f"norm.groups = {config.norm.groups}: must divide every channel count of backbone={backbone.name}, and does "
-        f"not divide {', '.join(map(str, odd))}. Use norm.groups=1."
+        f"norm.groups = {config.norm.groups}: must divide every channel count of backbone={backbone.name}, "
+        f"and does not divide {', '.join(map(str, odd))}. Use norm.groups=1."
     ]
 
 
@@ -56,22 +56,23 @@ def _replay_size(config: Config) -> list[str]:
     capacity, batch, start = config.replay.capacity, config.replay.batch_size, config.training.start_training
     found = []
     if batch > capacity:
-        found.append(f"replay.batch_size = {batch}: must be at most replay.capacity = {capacity}. Use a smaller batch.")
+        found.append(
+            f"replay.batch_size = {batch}: must be at most replay.capacity = {capacity}. Use a smaller batch."
+        )
     if start > capacity:
         found.append(
-            f"training.start_training = {start}: must be at most replay.capacity = {capacity}, or training never "
-            "starts. Use a larger replay.capacity."
+            f"training.start_training = {start}: must be at most replay.capacity = {capacity}, or training "
+            "never starts. Use a larger replay.capacity."
         )
     return found
 
 
-def _positional_pairs(config: Config) -> list[str]:
-    repeated = [
+def _no_repeats(config: Config) -> list[str]:
+    return [
         f"{key} = {list(values)}: must not name a value twice. Remove the repeated ones."
         for key, values in _unique_lists(config)
         if len(set(values)) < len(values)
     ]
-    return repeated
 
 
 def _unique_lists(config: Config) -> list[tuple[str, tuple[int, ...]]]:
@@ -87,14 +88,15 @@ def warnings(config: Config) -> list[str]:
     found = []
     if agent.gamma < 0.99:
         horizon = 1 / (1 - agent.gamma)
-        found.append(f"agent.gamma = {agent.gamma:g} looks only {horizon:.0f} steps ahead: a car must see the next bend.")
+        found.append(f"agent.gamma = {agent.gamma:g} looks {horizon:.0f} steps ahead: use 0.99 to 0.999.")
     for part, betas in (("actor", agent.betas_actor), ("critic", agent.betas_critic)):
         if config.model.name != "mlp" and betas[1] >= 0.999:
-            found.append(f"agent.betas_{part}[1] = {betas[1]:g} remembers gradients of data long gone: use 0.99 to 0.995.")
-    if training.max_training_steps_per_env_step > 8:
+            found.append(f"agent.betas_{part}[1] = {betas[1]:g} remembers too long: use 0.99 to 0.995.")
+    utd = training.max_training_steps_per_env_step
+    if utd > 8:
         found.append(
-            f"training.max_training_steps_per_env_step = {training.max_training_steps_per_env_step:g} overfits a shared "
-            "backbone to the latest batch: use 2 to 8."
+            f"training.max_training_steps_per_env_step = {utd:g} overfits the shared backbone to the latest "
+            "batch: use 2 to 8."
         )
     if config.model.name == "mlp" and isinstance(env, SimConfig) and env.images:
         found.append("model = mlp does not look at images: env=sim_lidar gives it the same and is faster.")

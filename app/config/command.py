@@ -14,10 +14,9 @@ _FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 def run(command: Callable[[], object]) -> None:
-    """Call a function decorated with ``hydra.main``; with ``HYDRA_FULL_ERROR=1`` set, errors keep their traceback.
+    """Call a function decorated with ``hydra.main``.
 
-    Args:
-        command: The decorated function.
+    With ``HYDRA_FULL_ERROR=1`` in the environment, errors keep their traceback.
     """
     if os.environ.get(_FULL_ERROR) == "1":
         command()

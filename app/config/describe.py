@@ -23,7 +23,8 @@ def _split(annotation: Any) -> tuple[Any, dict[str, Any]]:
         for field in extras:
             bounds |= {"description": field.description} if field.description else {}
             for item in field.metadata:
-                bounds |= {name: getattr(item, name) for name in (*_BOUNDS, "min_length") if hasattr(item, name)}
+                names = [name for name in (*_BOUNDS, "min_length") if hasattr(item, name)]
+                bounds |= {name: getattr(item, name) for name in names}
     return annotation, bounds
 
 
@@ -74,8 +75,8 @@ def locate(schema: Any, loc: Sequence[str | int]) -> tuple[str, Any]:
         loc: Field names, list indices and, after a tagged union, the tag.
 
     Returns:
-        The dotted key as written on the command line, and the annotation of the value that it names. Numbers in a
-        list are reported as the whole list. The annotation of an unknown key is None.
+        The dotted key as written on the command line, and the annotation of the value that it names. Numbers
+        in a list are reported as the whole list. The annotation of an unknown key is None.
     """
     names: list[str] = []
     annotation = schema
@@ -112,7 +113,7 @@ def _fields(bare: Any) -> dict[str, Any]:
 
 
 def known_keys(schema: Any, prefix: str = "") -> Iterator[str]:
-    """Every dotted key that the schema knows, sections included; of a tagged union, the keys of all members."""
+    """Every dotted key of the schema, with the sections; of a tagged union, the keys of all members."""
     for name, annotation in _fields(schema).items():
         yield prefix + name
         for member in _members(annotation):

@@ -22,6 +22,8 @@ _ADVICE = {
     "log_std_min": "Use -20.",
 }
 
+_HINT = "See every key and its value with: python app/train.py --cfg job"
+
 
 class ConfigError(UserError):
     """The configuration is not valid; the text has one line for every problem."""
@@ -34,7 +36,7 @@ class ConfigError(UserError):
     def __str__(self) -> str:
         """Return all problems at once, with the way to look up what is in force."""
         lines = "\n".join(f"  {problem}" for problem in self.problems)
-        return f"The configuration is not valid:\n{lines}\nSee every key and its value with: python app/train.py --cfg job"
+        return f"The configuration is not valid:\n{lines}\n{_HINT}"
 
 
 def load(cfg: DictConfig) -> Config:

@@ -232,7 +232,9 @@ class Config:
     """Everything a run is made from."""
 
     seed: Count
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")]
+    device: Annotated[
+        str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    ]
     threads: Count  # 0: every core
     log_std_min: float
     run_name: Name

@@ -32,11 +32,9 @@ class EgoCamera:
         self._map, self._left, self._top = _draw_map(track, self._metre * _FINER)
         self._row = _AHEAD * size - 0.5  # of the car; pixel centres lie at whole numbers
         self._column = (size - 1) / 2.0
-        half_length, half_width = _CAR_LENGTH * self._metre / 2.0, _CAR_WIDTH * self._metre / 2.0
-        self._car = (
-            slice(round(self._row + 0.5 - half_length), round(self._row + 0.5 + half_length)),
-            slice(round(self._column + 0.5 - half_width), round(self._column + 0.5 + half_width)),
-        )
+        tall, wide = (max(round(metres * self._metre / 2.0), 1) for metres in (_CAR_LENGTH, _CAR_WIDTH))
+        row, column = round(_AHEAD * size), size // 2
+        self._car = slice(row - tall, row + tall), slice(column - wide, column + wide)
 
     def shoot(self, x: float, y: float, heading: float) -> np.ndarray:
         """Take a picture.

@@ -29,7 +29,9 @@ class GymTask(gymnasium.Env):
             EnvError: If there is no such task, or its spaces are not supported.
         """
         self._task = _open(cfg)
-        _require_spaces(cfg.id, self._task)
+        if problem := _unsupported(self._task):
+            self._task.close()
+            raise EnvError(f"env.id = {cfg.id}: {problem}.")
         self._box: Box = self._task.action_space
         self._low = self._box.low.ravel().astype(np.float64)
         self._span = self._box.high.ravel().astype(np.float64) - self._low
@@ -57,14 +59,14 @@ class GymTask(gymnasium.Env):
         if seed is None:
             seed, self._seed = self._seed, None
         vector, info = self._task.reset(seed=seed, options=options)
-        return self._observe(vector), info
+        return _observe(vector), info
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Take an action in [-1, 1]; at the episode's end ``info["outcome"]`` says why it ended."""
         vector, reward, terminated, truncated, info = self._task.step(self.to_task_action(action))
         if terminated or truncated:
             info = {**info, "outcome": "terminated" if terminated else "timeout"}
-        return self._observe(vector), float(reward), bool(terminated), bool(truncated), info
+        return _observe(vector), float(reward), bool(terminated), bool(truncated), info
 
     def to_task_action(self, action: np.ndarray) -> np.ndarray:
         """Rescale an action ``(action_dim,)`` in [-1, 1] to the task's own Box, shape and dtype."""
@@ -80,13 +82,16 @@ class GymTask(gymnasium.Env):
         """Close the task."""
         self._task.close()
 
-    def _observe(self, vector: np.ndarray) -> dict[str, np.ndarray]:
-        return {"floats": np.array(vector, np.float32).ravel()}
+
+def _observe(vector: np.ndarray) -> dict[str, np.ndarray]:
+    return {"floats": np.array(vector, np.float32).ravel()}
 
 
 def _open(cfg: GymConfig) -> gymnasium.Env:
     try:
-        creator = load_env_creator(gymnasium.spec(cfg.id).entry_point)
+        creator = gymnasium.spec(cfg.id).entry_point
+        if isinstance(creator, str):
+            creator = load_env_creator(creator)
         pictures = "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ())
         return gymnasium.make(
             cfg.id,
@@ -96,19 +101,18 @@ def _open(cfg: GymConfig) -> gymnasium.Env:
         )
     except (gymnasium.error.Error, ImportError) as error:
         raise EnvError(
-            f"env.id={cfg.id}: {error}. Allowed: the id of an installed Gymnasium task, such as Pendulum-v1"
+            f"env.id = {cfg.id}: {str(error).rstrip('.')}. "
+            "Use an installed Gymnasium task with Box observations and actions, such as Pendulum-v1."
         ) from error
 
 
-def _require_spaces(task_id: str, task: gymnasium.Env) -> None:
+def _unsupported(task: gymnasium.Env) -> str:
+    """Return what is wrong with the task's spaces, or an empty string."""
     observed, acted = task.observation_space, task.action_space
     if not isinstance(observed, Box):
-        _refuse(task_id, "observation space", observed, "a Box")
+        return f"its observation space is {observed}; allowed is only a Box"
     if not (isinstance(acted, Box) and np.issubdtype(acted.dtype, np.floating)):
-        _refuse(task_id, "action space", acted, "a Box of floats")
+        return f"its action space is {acted}; allowed is only a Box of floats"
     if not (np.isfinite(acted.low).all() and np.isfinite(acted.high).all()):
-        _refuse(task_id, "action space", acted, "a Box with finite bounds")
-
-
-def _refuse(task_id: str, part: str, space: gymnasium.Space, allowed: str) -> None:
-    raise EnvError(f"env.id={task_id}: its {part} is {space}; allowed is {allowed}")
+        return f"its action space is {acted}; allowed is only a Box with finite bounds"
+    return ""

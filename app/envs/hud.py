@@ -1,14 +1,10 @@
 """The instruments of the video: map, speed, lap, time and the driver's controls."""
 
-from typing import TYPE_CHECKING
-
 import cv2
 import numpy as np
 
 from app.envs.canvas import Colour, fill, heat, heat_line, line
-
-if TYPE_CHECKING:
-    from app.envs.render import Scene
+from app.envs.scene import Scene
 
 # All lengths are for a picture of 480 pixels and grow with it.
 _DESIGN = 480.0
@@ -23,7 +19,7 @@ _BANNERS: dict[str, tuple[str, Colour]] = {
 }
 
 
-def paint(picture: np.ndarray, scene: "Scene") -> None:
+def paint(picture: np.ndarray, scene: Scene) -> None:
     """Paint all instruments onto a finished picture of the world, in place."""
     unit = len(picture) / _DESIGN
     _paint_map(picture, scene, unit)
@@ -37,7 +33,7 @@ def paint(picture: np.ndarray, scene: "Scene") -> None:
         _text(picture, text, (230, 51), 0.72, colour, unit, anchor=0.5)
 
 
-def _paint_map(picture: np.ndarray, scene: "Scene", unit: float) -> None:
+def _paint_map(picture: np.ndarray, scene: Scene, unit: float) -> None:
     left, top, right, bottom = 344, 12, 468, 136
     _panel(picture, (left, top, right, bottom), unit)
     low, high = scene.track.centre.min(axis=0), scene.track.centre.max(axis=0)
@@ -56,14 +52,14 @@ def _paint_map(picture: np.ndarray, scene: "Scene", unit: float) -> None:
     _dot(picture, place(np.array(scene.pose[:2])), 5.0, (248, 166, 32), unit)
 
 
-def _paint_speed(picture: np.ndarray, scene: "Scene", unit: float) -> None:
+def _paint_speed(picture: np.ndarray, scene: Scene, unit: float) -> None:
     _text(picture, f"{scene.speed * 3.6:.0f}", (90, 440), 1.15, _TEXT, unit, anchor=1.0)
     _text(picture, "km/h", (96, 440), 0.48, _DIM, unit)
     share = scene.speed / scene.fast
     _bar(picture, (26, 450, 134, 458), 0.0, share, heat(share), unit)
 
 
-def _paint_lap(picture: np.ndarray, scene: "Scene", unit: float) -> None:
+def _paint_lap(picture: np.ndarray, scene: Scene, unit: float) -> None:
     _text(picture, "LAP", (158, 420), 0.42, _DIM, unit)
     _text(picture, f"{100 * scene.lap_share:.0f}%", (268, 438), 0.8, _TEXT, unit, anchor=1.0)
     _text(picture, f"{scene.seconds:.1f} s", (158, 438), 0.48, _TEXT, unit)
@@ -133,7 +129,7 @@ def _text(
     anchor: float = 0.0,
 ) -> None:
     """Write a line whose share ``anchor`` of its width lies at ``at``."""
-    thickness = max(round(unit), 1)
+    thickness = max(round(0.75 * unit), 1)
     (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, scale * unit, thickness)
     place = (round(at[0] * unit - anchor * width), round(at[1] * unit))
     cv2.putText(picture, text, place, cv2.FONT_HERSHEY_DUPLEX, scale * unit, colour, thickness, cv2.LINE_AA)

@@ -23,10 +23,15 @@ class Lidar:
             track: The track whose borders stop the beams.
         """
         half = math.radians(cfg.lidar_fov) / 2.0
-        angle = np.linspace(half, -half, cfg.lidar_beams)[:, None]
-        self._cos, self._sin = np.cos(angle), np.sin(angle)
-        self._range = cfg.lidar_range
-        self._nearby = _nearby_borders(track, cfg.lidar_range, cfg.car.top_speed * cfg.step_s)
+        angle = np.linspace(half, -half, cfg.lidar_beams)
+        cos, sin = np.cos(angle), np.sin(angle)
+        # rows (x, -y) of the rays are heading's cosine times the first plus its sine times the second
+        self._rays = np.stack([cos, -sin], axis=1), np.stack([-sin, -cos], axis=1)
+        self._far = np.full(len(angle), cfg.lidar_range)
+        self._nearby = [
+            (points, np.tile(joined, len(angle))[:-1])
+            for points, joined in _nearby_borders(track, cfg.lidar_range, cfg.car.top_speed * cfg.step_s)
+        ]
 
     def scan(self, x: float, y: float, heading: float, edge: int) -> np.ndarray:
         """Measure the distances to the border.
@@ -40,31 +45,26 @@ class Lidar:
         Returns:
             ``(beams,)`` float64, m, at most the range.
         """
-        px, py, joined = self._nearby[edge]
-        px, py = px - x, py - y
-        cos, sin = math.cos(heading), math.sin(heading)
-        rx, ry = self._cos * cos - self._sin * sin, self._sin * cos + self._cos * sin
-        # Side of each point seen along each ray: an edge is cut where the side changes. Products
-        # and differences one by one, no BLAS: its rounding may depend on the machine's threads.
-        side = rx * py
-        side -= ry * px
+        points, joined = self._nearby[edge]
+        count = points.shape[1]
+        points = points - np.array([[y], [x]])
+        rays = self._rays[0] * math.cos(heading) + self._rays[1] * math.sin(heading)
+        # Side of every point seen along every ray, rows end to end: where it changes, an edge is cut.
+        # (The product is far too small for BLAS to use threads, so it always rounds alike.)
+        side = np.dot(rays, points).ravel()
         right = side < 0.0
-        cut = (right[:, 1:] != right[:, :-1]) & joined
-        beam, at = cut.nonzero()
-        here, there = side[beam, at], side[beam, at + 1]
-        share = here / (here - there)
-        hit_x = px[at] + share * (px[at + 1] - px[at])
-        hit_y = py[at] + share * (py[at + 1] - py[at])
-        distance = rx[beam, 0] * hit_x + ry[beam, 0] * hit_y
-        distance[distance < 0.0] = self._range  # behind the car
-        result = np.full(len(rx), self._range)
+        cut = ((right[1:] != right[:-1]) & joined).nonzero()[0]
+        beam, at = np.divmod(cut, count)
+        # a ray r meets the edge from p to q at the distance (p x q) / (r x (q - p))
+        across = points[1, :-1] * points[0, 1:] - points[0, :-1] * points[1, 1:]
+        distance = across[at] / (side[cut + 1] - side[cut])
+        distance[distance < 0.0] = np.inf  # behind the car
+        result = self._far.copy()
         np.minimum.at(result, beam, distance)
         return result
 
 
-def _nearby_borders(
-    track: Track, reach: float, overshoot: float
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _nearby_borders(track: Track, reach: float, overshoot: float) -> list[tuple[np.ndarray, np.ndarray]]:
     """Collect per edge of the centre line the border points that a beam may need.
 
     Args:
@@ -73,19 +73,19 @@ def _nearby_borders(
         overshoot: How far off the road the car may be when its episode ends, m.
 
     Returns:
-        Per edge x ``(n,)`` and y ``(n,)`` of points in runs along the borders, in m, and
-        ``(n - 1,)`` bool: whether a point and the next are joined by an edge of the border.
+        Per edge ``(2, n)`` the y and x (m) of points in runs along the borders, and ``(n,)`` bool:
+        whether a point and the next are joined by an edge of the border.
     """
     borders = [np.concatenate([side, side[:1]]) for side in (track.left, track.right)]
     longest = max(np.hypot(*np.diff(border, axis=0).T).max() for border in borders)
     # the car is anywhere along its edge and across the road; an edge that is hit needs both its ends
     margin = track.half_width + overshoot + 2.0 * longest
     points = np.concatenate(borders)
-    count = len(track.centre) + 1
+    follows = np.ones(len(points), bool)
+    follows[len(borders[0]) - 1] = False  # the left border's end is not joined to the right border
     nearby = []
     for centre in track.centre:
-        close = np.hypot(*(points - centre).T) <= reach + margin
-        index = np.flatnonzero(close)
-        joined = (np.diff(index) == 1) & (index[1:] != count)  # the left border's end is no edge to the right
-        nearby.append((points[index, 0].copy(), points[index, 1].copy(), joined))
+        index = np.flatnonzero(np.hypot(*(points - centre).T) <= reach + margin)
+        joined = (np.diff(index, append=-1) == 1) & follows[index]
+        nearby.append((np.ascontiguousarray(points[index].T[::-1]), joined))
     return nearby

@@ -118,7 +118,7 @@ class ObservationBuilder:
     def _write_row(self, sensors: np.ndarray, action: np.ndarray | float, reward: float) -> None:
         row = self._window.push()
         shown = len(self._columns)
-        row[:shown] = sensors[self._columns]
+        row[:shown] = sensors.take(self._columns)
         row[shown:-1] = action
         row[-1] = reward
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from app.envs import hud
 from app.envs.canvas import Canvas, Colour
+from app.envs.scene import Scene
 from app.envs.track import Track, offset_curve
 
 _VIEW, _VIEW_PER_SPEED = 58.0, 0.9  # m across the picture at standstill, and more per m/s
@@ -30,22 +31,6 @@ _WING = ((-2.3, 1.35), (-2.9, 1.35), (-2.9, -1.35), (-2.3, -1.35))
 _WHEEL = ((0.6, 0.28), (-0.6, 0.28), (-0.6, -0.28), (0.6, -0.28))
 _AXLES = ((1.75, 1.15, True), (1.75, -1.15, True), (-1.75, 1.25, False), (-1.75, -1.25, False))
 _WHEEL_TURN = 0.5  # rad at full steer
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What a frame of the video shows."""
-
-    track: Track
-    pose: tuple[float, float, float]  # x and y in m, heading in rad
-    speed: float  # m/s
-    fast: float  # m/s, drawn in the colour of a fast car
-    controls: tuple[float, float, float]  # gas [0, 1], brake [0, 1], steer [-1, 1]
-    trail: np.ndarray  # (n, 3) float64: x and y in m, speed in m/s, of every step so far
-    start: float  # share of the track where the lap begins
-    lap_share: float  # [0, 1]
-    seconds: float  # since the start
-    outcome: str  # why the episode has ended, or empty
 
 
 class VideoCamera:
@@ -146,7 +131,9 @@ def _road_paint(track: Track) -> _RoadPaint:
     """Lay out the paint, once per track."""
     curve = track.curve[:: max(len(track.curve) // round(track.length), 1)]  # a point per metre
     half = track.half_width
-    rings = [[offset_curve(curve, sign * reach) for sign in (1, -1)] for reach in (half + 3.2, half, half - 0.4)]
+    rings = [
+        [offset_curve(curve, sign * reach) for sign in (1, -1)] for reach in (half + 3.2, half, half - 0.4)
+    ]
     dashes = np.arange(0, len(curve) - 4, 12)
     blocks = [_curbs(curve, sign * half) for sign in (1, -1)]
     return _RoadPaint(

@@ -14,7 +14,8 @@ from app.envs.car import Car
 from app.envs.ego import EgoCamera
 from app.envs.lidar import Lidar
 from app.envs.observation import ObservationBuilder
-from app.envs.render import Scene, VideoCamera
+from app.envs.render import VideoCamera
+from app.envs.scene import Scene
 from app.envs.spec import ObservationSpec
 from app.envs.track import Track, make_track
 
@@ -49,6 +50,8 @@ class TrackSim(gymnasium.Env):
 
     Attributes:
         spec_: The observation contract.
+        track: The track of the present episode.
+        car: The car on it.
     """
 
     metadata = {"render_modes": ["rgb_array"]}
@@ -69,7 +72,7 @@ class TrackSim(gymnasium.Env):
         self.observation_space = self.spec_.space()
         self.action_space = self.spec_.action_space()
         self._np_random, self._np_random_seed = seeding.np_random(seed)
-        self._car = Car(cfg.car)
+        self.car = Car(cfg.car)
         self._builder = ObservationBuilder(self.spec_)
         self._video = VideoCamera(render_size)
         self._place(self._tracks[0], 0.0)  # a whole state from the beginning, though not one to step from
@@ -109,7 +112,7 @@ class TrackSim(gymnasium.Env):
             raise gymnasium.error.ResetNeeded("the episode has ended: call reset() before step()")
         action = np.asarray(action, np.float32)
         self._controls = gas, brake, steer = _controls(action)
-        cfg, car = self._cfg, self._car
+        cfg, car = self._cfg, self.car
         car.drive(gas, brake, steer, cfg.step_s, cfg.substeps)
         metres, beside = self._advance()
         self._trail.append((car.x, car.y, car.speed))
@@ -126,10 +129,10 @@ class TrackSim(gymnasium.Env):
 
     def render(self) -> np.ndarray:
         """Paint the present for a video: ``(render_size, render_size, 3)`` RGB uint8."""
-        car, cfg = self._car, self._cfg
+        car, cfg = self.car, self._cfg
         return self._video.shoot(
             Scene(
-                track=self._track,
+                track=self.track,
                 pose=(car.x, car.y, car.heading),
                 speed=car.speed,
                 fast=_FAST * cfg.car.top_speed,
@@ -145,8 +148,8 @@ class TrackSim(gymnasium.Env):
     def get_state(self) -> dict[str, np.ndarray | float]:
         """Return all that decides the future, random numbers included, as arrays and numbers."""
         state: dict[str, np.ndarray | float] = {name: getattr(self, name) for name in _COUNTERS}
-        state["track"] = self._track.seed
-        state["car"] = np.array([getattr(self._car, name) for name in Car.STATE])
+        state["track"] = self.track.seed
+        state["car"] = np.array([getattr(self.car, name) for name in Car.STATE])
         state["controls"] = np.array(self._controls)
         state["trail"] = np.array(self._trail)
         state["rng"] = _pack_rng(self.np_random)
@@ -158,7 +161,7 @@ class TrackSim(gymnasium.Env):
         for name in _COUNTERS:
             setattr(self, name, state[name])
         for name, value in zip(Car.STATE, state["car"].tolist(), strict=True):
-            setattr(self._car, name, value)
+            setattr(self.car, name, value)
         self._controls = tuple(state["controls"].tolist())
         self._trail = [tuple(point) for point in state["trail"].tolist()]
         _unpack_rng(self.np_random, state["rng"])
@@ -175,16 +178,16 @@ class TrackSim(gymnasium.Env):
         return int(track), float(start)
 
     def _enter(self, track: int) -> None:
-        self._track = make_track(self._cfg.track, track)
-        self._lidar, self._camera = _instruments(self._cfg, self._track)
+        self.track = make_track(self._cfg.track, track)
+        self._lidar, self._camera = _instruments(self._cfg, self.track)
 
     def _place(self, track: int, start: float) -> dict[str, np.ndarray]:
         """Put the car on the track and begin an episode there."""
         self._enter(track)
-        x, y, heading, self._edge = self._track.pose(start)
-        self._car.place(x, y, heading)
+        x, y, heading, self._edge = self.track.pose(start)
+        self.car.place(x, y, heading)
         self._start = start
-        self._along = start * self._track.length
+        self._along = start * self.track.length
         self._progress = 0.0  # m since the start, signed
         self._goal = self._cfg.stall_metres  # progress from which the car counts as moving
         self._idle = self._steps = self._end = 0
@@ -195,8 +198,8 @@ class TrackSim(gymnasium.Env):
 
     def _advance(self) -> tuple[float, float]:
         """Count the step; return the progress it made and the distance from the centre line, m."""
-        length = self._track.length
-        self._edge, along, beside = self._track.locate(self._car.x, self._car.y, self._edge)
+        length = self.track.length
+        self._edge, along, beside = self.track.locate(self.car.x, self.car.y, self._edge)
         metres = (along - self._along + length / 2.0) % length - length / 2.0  # the short way round
         self._along = along
         self._progress += metres
@@ -208,31 +211,31 @@ class TrackSim(gymnasium.Env):
 
     def _judge(self, beside: float) -> str:
         """Return why the episode ends here, or an empty string."""
-        if beside > self._track.half_width:
+        if beside > self.track.half_width:
             return "off_track"
-        if self._progress >= self._track.length:
+        if self._progress >= self.track.length:
             return "lap"
         if self._idle >= self._cfg.stall_steps:
             return "stalled"
         return "timeout" if self._steps >= self._cfg.max_steps else ""
 
     def _sense(self) -> np.ndarray:
-        car = self._car
+        car = self.car
         sensors = np.empty(self.spec_.sensors, np.float32)
-        sensors[0], sensors[1], sensors[2] = car.speed, car.gear(), car.rpm()
+        sensors[:3] = car.speed, *car.engine()
         sensors[3:] = self._lidar.scan(car.x, car.y, car.heading, self._edge)
         return sensors
 
     def _look(self) -> np.ndarray | None:
         if self._camera is None:
             return None
-        return self._camera.shoot(self._car.x, self._car.y, self._car.heading)
+        return self._camera.shoot(self.car.x, self.car.y, self.car.heading)
 
     def _info(self) -> dict[str, Any]:
-        return {"lap_share": self._lap_share(), "speed": self._car.speed}
+        return {"lap_share": self._lap_share(), "speed": self.car.speed}
 
     def _lap_share(self) -> float:
-        return min(max(self._progress / self._track.length, 0.0), 1.0)
+        return min(max(self._progress / self.track.length, 0.0), 1.0)
 
 
 @lru_cache(maxsize=256)

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from gymnasium import spaces
 
+from app.errors import UserError
 
-class EnvError(ValueError):
-    """An environment that cannot be built as asked; the message says what is allowed."""
+
+class EnvError(UserError, ValueError):
+    """An environment that cannot be built as configured; the text says what is allowed."""
 
 
 @dataclass(frozen=True)

@@ -113,12 +113,11 @@ class ReplayMemory(TorchMemory):
         ages = windows.ages_of(resets, int(self._age[newest]) if self._size else 0)
         self.env_steps += int(np.count_nonzero(~resets))
 
-        kept = slice(max(0, len(steps) - self.memory_size), None)  # more would overwrite themselves
-        steps = steps[kept]
+        # A buffer longer than the ring names rows twice; the last assignment holds.
         where = (self._head + np.arange(len(steps))) % self.memory_size
         self._rows[where] = self._as_rows(steps)
-        self._age[where] = np.minimum(ages[kept], MAX_AGE)
-        self._ends[where] = ends[kept]
+        self._age[where] = np.minimum(ages, MAX_AGE)
+        self._ends[where] = ends
         if self._frames is not None:
             for position, step in zip(where, steps, strict=True):
                 self._frames[position] = step[1]["frame"]

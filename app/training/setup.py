@@ -1,7 +1,10 @@
 """The machine: device, threads, seeds."""
 
+import contextlib
+import ctypes
 import os
 import random
+import sys
 
 import numpy as np
 import torch
@@ -28,9 +31,26 @@ def choose_device(name: str) -> str:
 
 def prepare(config: Config) -> str:
     """Set threads and seeds for this process and return the device."""
-    torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else config.threads or os.cpu_count())
+    torch.set_num_threads(config.threads or len(_cores()))
     torch.set_flush_denormal(True)  # Adam's moments of idle weights decay into denormals, ten times slower on a CPU
+    _keep_freed_memory()
     random.seed(config.seed)
     np.random.seed(config.seed)
     torch.manual_seed(config.seed)
     return choose_device(config.device)
+
+
+def _cores() -> set[int] | range:
+    """The cores this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+
+
+def _keep_freed_memory() -> None:
+    """Stop glibc from giving every freed tensor back to the kernel, which then zeroes it anew for the next one."""
+    if sys.platform != "linux":
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 1 << 28)
+        libc.mallopt(trim_threshold, 1 << 30)

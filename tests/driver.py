@@ -1,0 +1,45 @@
+"""A scripted driver: pure pursuit of the centre line, as fast as the bends ahead allow."""
+
+import math
+
+import numpy as np
+
+from app.envs.sim import TrackSim
+
+CORNERING, BRAKING = 15.0, 9.0  # m/s², well inside what the car can do
+
+
+class Driver:
+    def __init__(self, env: TrackSim) -> None:
+        self._env = env
+        self._edge = int(np.hypot(*(env.track.centre - (env.car.x, env.car.y)).T).argmin())
+
+    def __call__(self) -> np.ndarray:
+        car, track = self._env.car, self._env.track
+        self._edge, at, _ = track.locate(car.x, car.y, self._edge)
+        pedals = 0.5 * (self._speed_limit(at) - car.speed)
+        ahead = 6.0 + 0.35 * car.speed
+        x, y, _, _ = track.pose((at + ahead) / track.length)
+        off = math.atan2(y - car.y, x - car.x) - car.heading
+        wheels = math.atan(2.0 * 3.0 * math.sin(off) / ahead)  # wheelbase 3 m
+        lock = 0.5 * max(0.15, 1.0 - car.speed / 50.0)
+        return np.clip([pedals, -pedals, -wheels / lock], -1.0, 1.0).astype(np.float32)
+
+    def _speed_limit(self, at: float) -> float:
+        limits = []
+        for ahead in range(0, 80, 4):
+            heading = [self._env.track.pose((at + ahead + d) / self._env.track.length)[2] for d in (0.0, 8.0)]
+            bend = abs(math.remainder(heading[1] - heading[0], 2.0 * math.pi)) / 8.0
+            limits.append(math.sqrt(CORNERING / max(bend, 1e-3) + 2.0 * BRAKING * ahead))
+        return min(limits)
+
+
+def drive(env: TrackSim, **options) -> tuple[list[dict], list[float], tuple[bool, bool, dict]]:
+    """Drive one episode; return its observations, rewards and (terminated, truncated, info) of the last step."""
+    obs, _ = env.reset(options=options)
+    driver, observations, rewards, end = Driver(env), [obs], [], (False, False, {})
+    while not (end[0] or end[1]):
+        obs, reward, *end = env.step(driver())
+        observations.append(obs)
+        rewards.append(reward)
+    return observations, rewards, tuple(end)

@@ -1,0 +1,58 @@
+"""Small real objects for tests: the real configuration, shrunk; agents; random batches."""
+
+from pathlib import Path
+
+import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+
+from app.agents.droq import DroQAgent
+from app.config.load import load
+from app.config.schema import Config
+from app.envs.factory import make_spec
+from app.envs.spec import ObservationSpec
+from app.replay.batch import Batch
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+
+def compose(*overrides: str) -> Config:
+    """Compose the real configuration with overrides, as the command line would."""
+    with initialize_config_dir(str(CONF)):
+        return load(hydra_compose("config", list(overrides)))
+
+
+def make_agent(*overrides: str, seed: int = 0) -> DroQAgent:
+    """Build an agent from the real configuration; its spec is at ``agent.spec``."""
+    config = compose(*overrides)
+    spec = make_spec(config.env)
+    torch.manual_seed(seed)
+    agent = DroQAgent(spec.space(), spec.action_space(), "cpu", config, spec)
+    agent.spec = spec
+    return agent
+
+
+def make_observations(spec: ObservationSpec, size: int) -> dict[str, torch.Tensor]:
+    """Random observations in plausible units."""
+    obs = {"floats": torch.randn(size, spec.float_dim)}
+    if spec.image_shape:
+        obs["images"] = torch.randint(0, 256, (size, *spec.image_shape), dtype=torch.uint8)
+    if spec.window:
+        obs["window"] = torch.randn(size, spec.window, spec.window_dim)
+    return obs
+
+
+def make_batch(spec: ObservationSpec, size: int, horizons: int = 3) -> Batch:
+    """A random batch without an episode's end."""
+    none = torch.zeros(size)
+    return Batch(
+        obs=make_observations(spec, size),
+        action=torch.rand(size, spec.action_dim) * 2 - 1,
+        reward=torch.randn(size),
+        next_obs=make_observations(spec, size),
+        terminated=none,
+        truncated=none,
+        discount=none + 0.99,
+        future_rewards=torch.randn(size, horizons),
+        future_mask=torch.ones(size, horizons),
+    )
