@@ -17,7 +17,9 @@ class Probe(gymnasium.Env):
 
     def __init__(self, observation_space=None, action_space=None):
         self.observation_space = observation_space or Box(-np.inf, np.inf, (2, 3), np.float64)
-        self.action_space = action_space or Box(np.array([[-2.0, 0.0, 5.0]]), np.array([[2.0, 10.0, 6.0]]))
+        self.action_space = action_space or Box(
+            *np.array([[[-2.0, 0.0, 5.0]], [[2.0, 10.0, 6.0]]], np.float32)
+        )
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)

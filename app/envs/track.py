@@ -117,8 +117,9 @@ def make_track(cfg: TrackConfig, seed: int) -> Track:
             scale = cfg.length / _perimeter(centre)  # the corners cut off by resampling
             return Track(seed, centre * scale, curve * scale, cfg.half_width)
     raise EnvError(
-        f"env.track: none of {_ATTEMPTS} random curves with length = {cfg.length}, roughness = {cfg.roughness} "
-        f"keeps min_radius = {cfg.min_radius} and clearance = {cfg.clearance}. Use a longer or smoother track."
+        f"env.track: none of {_ATTEMPTS} random curves with length = {cfg.length} and "
+        f"roughness = {cfg.roughness} keeps min_radius = {cfg.min_radius} and clearance = {cfg.clearance}. "
+        "Use a longer or smoother track."
     )
 
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from app.agents.guard import NonFiniteError
-from app.config.schema import Config
+from app.config.schema import Config, SimConfig
 from app.envs.factory import make_env, make_spec
 from app.envs.spec import ObservationSpec
 from app.models.actor import DrivingActor
@@ -22,9 +23,9 @@ from app.reporting.metrics import MetricsWriter
 from app.reporting.progress import Progress
 from app.reporting.results import Evaluation
 from app.reporting.summary import print_summary, write_summary
-from app.reporting.video import write_video
 from app.tmrl_api import RolloutWorker
-from app.training.evaluation import Evaluator, make_starts, record
+from app.training.assess import eval_tracks, film_best
+from app.training.evaluation import Evaluator, Start, make_starts
 from app.training.facts import banner_facts
 from app.training.folder import RunFolder
 from app.training.local import LocalInterface
@@ -46,7 +47,7 @@ def train(config: Config) -> float:
     Raises:
         UserError: something the user can mend, in words.
     """
-    device = prepare(config)
+    device = prepare(config.device, config.threads, config.seed)
     spec = make_spec(config.env)
     memory = forecast(spec, config.replay.capacity)
     check(memory)
@@ -102,7 +103,7 @@ class Run:
         stats = self.training.run_epoch(self.interface)
         self.progress.evaluating()
         self.actor.copy_from(self.training.agent.model)
-        evaluation = self.evaluate(SELECT).metrics()
+        evaluation = self.evaluator.evaluate(self.actor, *self.starts(SELECT)).metrics()
         metrics = {name: float(np.mean([row[name] for row in stats])) for name in _METRICS if name in stats[0]}
         metrics |= evaluation | self._counters()
         self.writer.write(self.training.total_updates, metrics)
@@ -112,12 +113,11 @@ class Run:
         self.folder.save_checkpoint({"agent": self.training.agent.state_dict(), **self._counters()})
         self.progress.evaluated(evaluation)
 
-    def evaluate(self, offset: float) -> Evaluation:
-        """Evaluate ``self.actor`` from the starts with this offset."""
+    def starts(self, offset: float) -> tuple[Sequence[Start], Sequence[Start]]:
+        """Deterministic and stochastic evaluation starts with this offset."""
         cfg, env = self.config.training, self.config.env
-        tracks = env.eval_tracks if env.kind == "sim" else ()
-        det = make_starts(env, tracks, cfg.eval_episodes, offset)
-        return self.evaluator.evaluate(self.actor, det, make_starts(env, tracks, cfg.eval_episodes_stochastic, offset))
+        counts = cfg.eval_episodes, cfg.eval_episodes_stochastic
+        return tuple(make_starts(env, eval_tracks(env), count, offset) for count in counts)
 
     def conclude(self, stop_reason: str) -> float:
         """Judge the best policy on fresh starts, draw, film, sum up; returns the objective."""
@@ -125,8 +125,9 @@ class Run:
         paths = {"folder": self.folder.path, "metrics": self.folder.metrics}
         if self.best:
             self.folder.load_best(self.actor)
-            summary |= self.evaluate(REPORT).metrics() | {"best_epoch": self.best["best_epoch"]}
-            paths |= {"best": self.folder.best_actor} | self._pictures()
+            evaluation = self.evaluator.evaluate(self.actor, *self.starts(REPORT))
+            summary |= evaluation.metrics() | {"best_epoch": self.best["best_epoch"]}
+            paths |= {"best": self.folder.best_actor} | self._pictures(evaluation)
         summary |= {"selection": self.best, "paths": paths, "objective": summary.get("return_test_det")}
         write_summary(self.folder.summary, summary)
         print_summary(self.console, summary)
@@ -137,17 +138,15 @@ class Run:
         self.progress.stop()
         self.writer.close()
 
-    def _pictures(self) -> dict[str, Any]:
-        logger, env, paths = self.config.logger, self.config.env, {}
+    def _pictures(self, evaluation: Evaluation) -> dict[str, Any]:
+        logger, folder, paths = self.config.logger, self.folder, {}
         if logger.curves:
-            plot_curves(self.folder.metrics, self.folder.curves)
-            paths["curves"] = self.folder.curves
-        if logger.video:
-            tracks = env.eval_tracks if env.kind == "sim" else ()
-            frames, _ = record(self.actor, env, make_starts(env, tracks, 1, 0.0)[0], self.config.seed, logger.video_size)
-            if frames:
-                write_video(self.folder.best_video, frames, round(1 / env.step_s) if env.kind == "sim" else 30)
-                paths["video"] = self.folder.best_video
+            plot_curves(folder.metrics, folder.curves)
+            paths["curves"] = folder.curves
+        det, _ = self.starts(REPORT)
+        film = (self.actor, self.config.env, det, evaluation.deterministic, self.config.seed, logger.video_size)
+        if logger.video and film_best(*film, folder.best_video):
+            paths["video"] = folder.best_video
         return paths
 
     def _counters(self) -> dict[str, float]:
@@ -171,7 +170,7 @@ _METRICS = (
 
 def _make_worker(config: Config, spec: ObservationSpec, folder: RunFolder) -> RolloutWorker:
     """A standalone worker on the training tracks; its weights arrive by ``broadcast_model``."""
-    tracks = config.env.train_tracks if config.env.kind == "sim" else ()
+    tracks = config.env.train_tracks if isinstance(config.env, SimConfig) else ()
     return RolloutWorker(
         env_cls=partial(make_env, config.env, tracks, config.seed),
         actor_module_cls=partial(DrivingActor, config=config, spec=spec),

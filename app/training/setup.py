@@ -9,7 +9,6 @@ import sys
 import numpy as np
 import torch
 
-from app.config.schema import Config
 from app.errors import UserError
 
 
@@ -29,15 +28,21 @@ def choose_device(name: str) -> str:
     return name
 
 
-def prepare(config: Config) -> str:
-    """Set threads and seeds for this process and return the device."""
-    torch.set_num_threads(config.threads or len(_cores()))
+def prepare(device: str, threads: int, seed: int) -> str:
+    """Set threads and seeds for this process and return the device.
+
+    Args:
+        device: as in config.
+        threads: CPU threads; 0 for every core this process may use.
+        seed: seeds Python, NumPy and torch.
+    """
+    torch.set_num_threads(threads or len(_cores()))
     torch.set_flush_denormal(True)  # Adam's moments of idle weights decay into denormals, ten times slower on a CPU
     _keep_freed_memory()
-    random.seed(config.seed)
-    np.random.seed(config.seed)
-    torch.manual_seed(config.seed)
-    return choose_device(config.device)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    return choose_device(device)
 
 
 def _cores() -> set[int] | range:

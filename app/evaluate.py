@@ -1,0 +1,30 @@
+"""Evaluates the best policy of a run: ``python app/evaluate.py run=runs/<name> tracks=[101,102]``."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# Python put app/ first, where a file could shadow a package; what we import is `app` itself.
+sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() not in (ROOT, ROOT / "app"))]
+
+import hydra  # noqa: E402
+from omegaconf import DictConfig  # noqa: E402
+
+from app.config.command import run  # noqa: E402
+
+
+@hydra.main(config_path="../conf", config_name="evaluate", execution_whitelist=[])
+def main(cfg: DictConfig) -> float:
+    """Validate the configuration, evaluate, and return the mean deterministic return."""
+    from app.config.load import validate
+    from app.config.schema import EvaluateConfig
+
+    config = validate(cfg, EvaluateConfig)
+
+    from app.training.assess import assess
+
+    return assess(config)
+
+
+if __name__ == "__main__":
+    run(main, "EvaluateConfig")

@@ -1,0 +1,101 @@
+"""Evaluate the best policy of a finished or running run; nothing of the trainer's state is needed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from app.config.load import load
+from app.config.schema import Config, EnvConfig, EvaluateConfig, SimConfig
+from app.envs.factory import make_spec
+from app.errors import UserError
+from app.models.actor import DrivingActor
+from app.reporting.files import replacing, strict_json
+from app.reporting.formatting import make_console
+from app.reporting.results import Episode, Evaluation
+from app.reporting.summary import evaluation_table
+from app.reporting.video import write_video
+from app.training.evaluation import Evaluator, Start, make_starts, record
+from app.training.folder import RunFolder
+from app.training.setup import prepare
+
+
+def assess(cfg: EvaluateConfig) -> float:
+    """Evaluate, print a table, write ``evaluation.json`` and a video into the run folder.
+
+    Returns:
+        Mean return of the deterministic episodes.
+
+    Raises:
+        UserError: the folder holds no run with a best policy, or the tracks do not suit its environment.
+    """
+    folder = RunFolder(Path(cfg.run))
+    config = _config_of(folder)
+    tracks = _tracks(cfg, config)
+    device = prepare(cfg.device, cfg.threads, cfg.seed)
+    spec = make_spec(config.env)
+    actor = DrivingActor(spec.space(), spec.action_space(), config, spec, device)
+    folder.load_best(actor)
+    starts = make_starts(config.env, tracks, cfg.episodes, 0.5)
+    stochastic = make_starts(config.env, tracks, cfg.episodes_stochastic, 0.5)
+    evaluator = Evaluator(config.env, cfg.seed)
+    evaluation = evaluator.evaluate(actor, starts, stochastic)
+    evaluator.close()
+
+    console, name = make_console(), folder.path.name
+    evaluation_table(console, evaluation, f"best policy of {name}")
+    path = folder.path / "evaluation.json"
+    with replacing(path) as temporary:
+        temporary.write_text(strict_json(_result(name, tracks, evaluation), indent=2) + "\n", encoding="utf-8")
+    console.print(f"result  {path}", soft_wrap=True)
+    if cfg.video:
+        video = folder.path / "videos" / "evaluation.mp4"
+        if film_best(actor, config.env, starts, evaluation.deterministic, cfg.seed, cfg.video_size, video):
+            console.print(f"video   {video}", soft_wrap=True)
+    return evaluation.metrics()["return_test_det"]
+
+
+def film_best(
+    actor: DrivingActor,
+    env: EnvConfig,
+    starts: Sequence[Start],
+    episodes: Sequence[Episode],
+    seed: int,
+    size: int,
+    path: Path,
+) -> bool:
+    """Film the best of some deterministic episodes again; False where the task cannot be rendered."""
+    best = int(np.argmax([episode.ret for episode in episodes]))
+    frames, _ = record(actor, env, starts[best], seed, size)
+    if frames:
+        write_video(path, frames, round(1 / env.step_s) if isinstance(env, SimConfig) else 30)
+    return bool(frames)
+
+
+def eval_tracks(env: EnvConfig) -> tuple[int, ...]:
+    """Track seeds that a run evaluates on; none for a Gymnasium task."""
+    return env.eval_tracks if isinstance(env, SimConfig) else ()
+
+
+def _config_of(folder: RunFolder) -> Config:
+    for path, what in ((folder.config, "no run"), (folder.best_actor, "a run without a best policy yet")):
+        if not path.is_file():
+            raise UserError(f"run = {folder.path}: holds {what} ({path} is missing). Name a folder below runs/.")
+    return load(OmegaConf.load(folder.config))
+
+
+def _tracks(cfg: EvaluateConfig, config: Config) -> tuple[int, ...]:
+    if cfg.tracks is not None and not isinstance(config.env, SimConfig):
+        raise UserError(f"tracks = {list(cfg.tracks)}: env={config.env.name} has no tracks. Leave tracks out.")
+    return eval_tracks(config.env) if cfg.tracks is None else cfg.tracks
+
+
+def _result(name: str, tracks: Sequence[int], evaluation: Evaluation) -> dict:
+    return {
+        "run_name": name,
+        "tracks": tracks,
+        "metrics": evaluation.metrics(),
+        "deterministic": [vars(episode) for episode in evaluation.deterministic],
+        "stochastic": [vars(episode) for episode in evaluation.stochastic],
+    }

@@ -1,0 +1,86 @@
+"""What the benchmarks share: the real configuration, timing in turns, a table and the JSON report."""
+
+import argparse
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.reporting.files import strict_json
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def take_turns(
+    candidates: Mapping[str, Callable[[], Any]], repeats: int, warmup: int = 5
+) -> dict[str, np.ndarray]:
+    """Time every candidate ``repeats`` times, in turns, so that a machine that gets busier slows all alike.
+
+    Args:
+        candidates: what to call, by name.
+        repeats: timed calls of each.
+        warmup: calls of each before them.
+
+    Returns:
+        Wall milliseconds of every timed call (repeats,), by name.
+    """
+    taken = {name: np.empty(repeats) for name in candidates}
+    for turn in range(-warmup, repeats):
+        for name, candidate in candidates.items():
+            began = time.perf_counter()
+            candidate()
+            if turn >= 0:
+                taken[name][turn] = 1e3 * (time.perf_counter() - began)
+    return taken
+
+
+def machine() -> dict[str, Any]:
+    """Describe what the numbers were measured with."""
+    import torch
+
+    return {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table that can be read as it is, too; the first column is left-aligned."""
+    widths = [max(3, *(len(row[i]) for row in [columns, *rows])) for i in range(len(columns))]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *rest = zip(cells, widths, strict=True)
+        padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([line(columns), line(rule), *map(line, rows)])
+
+
+def number(value: float | None, form: str = "{:.2f}") -> str:
+    """Format a number for a cell; "-" where there is none."""
+    return "-" if value is None else form.format(value)
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser with what every benchmark takes."""
+    made = argparse.ArgumentParser(description=description.splitlines()[0])
+    made.add_argument("--out", type=Path, help="write the JSON here, too")
+    return made
+
+
+def publish(report: Mapping[str, Any], tables: Sequence[str], out: Path | None) -> None:
+    """Print the JSON on standard output and the tables on standard error; write the JSON to ``out``, too."""
+    text = strict_json(report, indent=2)
+    print(text, flush=True)
+    if out is not None:
+        out.write_text(text + "\n", encoding="utf-8")
+    print("\n" + "\n\n".join(tables), file=sys.stderr)

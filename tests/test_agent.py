@@ -1,0 +1,100 @@
+"""The agent: what an update changes, and what it must leave alone."""
+
+import copy
+
+import pytest
+import torch
+
+from app.agents.guard import NonFiniteError
+from tests.make import make_agent, make_batch
+
+
+def test_target_follows_by_polyak_and_copies_buffers():
+    agent = make_agent("env=sim", "model=droq", "norm=batch", "agent.polyak=0.9")
+    batch = make_batch(agent.spec, 8)
+    before = [p.clone() for p in agent.target.parameters()]
+    agent.train(batch)
+    for old, new, source in zip(before, agent.target.parameters(), agent.model.parameters(), strict=True):
+        torch.testing.assert_close(new, 0.9 * old + 0.1 * source, rtol=1e-4, atol=1e-6)
+    for (name, buffer), source in zip(agent.target.named_buffers(), agent.model.buffers(), strict=True):
+        assert torch.equal(buffer, source), name
+    assert not any(p.requires_grad for p in agent.target.parameters())
+
+
+def test_training_stays_in_train_mode_and_the_actor_in_eval_mode():
+    agent = make_agent("env=sim", "norm=batch", "encoder.dropout=0.1")
+    batch = make_batch(agent.spec, 4)
+    for _ in range(2):
+        agent.train(batch)
+        actor = agent.get_actor()
+        actor.actions(batch.obs, test=True)
+        actor.actions(batch.obs, test=False)
+    assert all(m.training for m in agent.model.modules())
+    assert not any(m.training for m in actor.modules())
+
+
+def test_acting_changes_no_running_statistic():
+    agent = make_agent("env=sim", "norm=batch")
+    actor = agent.get_actor()
+    before = copy.deepcopy(actor.state_dict())
+    actor.actions(make_batch(agent.spec, 4).obs, test=False)
+    assert all(torch.equal(before[name], value) for name, value in actor.state_dict().items())
+
+
+def test_encodes_each_observation_once_per_update():
+    for detach, encodings in (("true", 1), ("false", 2)):  # the faulty actor loss needs a graph of its own
+        agent = make_agent("env=sim", f"actor.detach={detach}")
+        calls = {"model": 0, "target": 0}
+        agent.model.trunk.register_forward_hook(lambda *_, c=calls: c.__setitem__("model", c["model"] + 1))
+        agent.target.trunk.register_forward_hook(lambda *_, c=calls: c.__setitem__("target", c["target"] + 1))
+        agent.train(make_batch(agent.spec, 4))
+        assert calls == {"model": encodings, "target": 1}
+
+
+def test_actor_loss_does_not_touch_the_critic():
+    agent = make_agent("env=sim_lidar")
+    seen = agent.model.forward_features(make_batch(agent.spec, 4).obs)
+    before = [p.clone() for p in agent.model.q_heads.parameters()]
+    agent.update_actor(seen)
+    assert all(map(torch.equal, before, agent.model.q_heads.parameters()))
+    assert all(p.grad is None for p in agent.model.q_heads.parameters())
+
+
+def test_alpha_keeps_its_floor_and_can_be_fixed():
+    agent = make_agent("env=sim_lidar", "agent.alpha_floor=0.05", "agent.lr_entropy=5", "agent.target_entropy=-1000")
+    batch = make_batch(agent.spec, 4)
+    for _ in range(3):
+        agent.train(batch)
+    assert agent.log_alpha.exp().item() < 0.05
+    assert agent.alpha.item() == pytest.approx(0.05)
+    fixed = make_agent("env=sim_lidar", "agent.learn_entropy_coef=false")
+    fixed.train(batch)
+    assert fixed.alpha.item() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("part", ["reward", "window", "floats"])
+def test_first_bad_quantity_is_named(part):
+    agent = make_agent("env=sim_lidar")
+    batch = make_batch(agent.spec, 4)
+    (batch.reward if part == "reward" else batch.obs[part])[0] = float("nan")
+    with pytest.raises(NonFiniteError) as caught:
+        agent.train(batch)
+    assert caught.value.quantity == ("reward" if part == "reward" else f"obs.{part}")
+
+
+def test_same_seed_gives_the_same_update():
+    results = []
+    for _ in range(2):
+        agent = make_agent("env=sim_lidar", seed=3)
+        batch = make_batch(agent.spec, 4)
+        results.append([agent.train(batch) for _ in range(2)])
+    assert results[0] == results[1]
+
+
+def test_state_holds_tensors_and_plain_values_only(tmp_path):
+    agent = make_agent("env=sim_lidar")
+    agent.train(make_batch(agent.spec, 4))
+    torch.save(agent.state_dict(), tmp_path / "state.pt")
+    loaded = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert loaded["updates"] == 1
+    assert all(torch.equal(loaded["model"][k], v) for k, v in agent.model.state_dict().items())

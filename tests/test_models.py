@@ -1,0 +1,164 @@
+"""The networks: one function for acting and training, and small parts against plain references."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from app.envs.factory import make_env
+from app.models.actor import DrivingActor
+from app.models.backbone import Backbone
+from app.models.factory import make_actor_critic
+from app.models.film import FiLMGenerator, film
+from app.models.inputs import ScaleInputs
+from app.models.stacked import StackedLayerNorm, StackedLinear, spectral_norm
+from app.replay.compress import SampleCompressor
+from app.replay.memory import ReplayMemory
+from app.tmrl_api import RolloutWorker
+from app.training.local import LocalInterface
+from tests.make import compose, make_agent, make_batch, make_observations
+
+MODELS = ("droq_contextual", "droq", "shared_backbone", "mlp")
+
+
+@pytest.mark.parametrize(
+    ("model", "norm", "env"),
+    [*itertools.product(MODELS[:3], ("group", "batch", "layer", "none"), ("sim",)), *itertools.product(MODELS, ("group",), ("sim_lidar",))],
+)
+def test_every_model_trains_on_every_norm_and_environment(model, norm, env):
+    agent = make_agent(f"model={model}", f"norm={norm}", f"env={env}")
+    metrics = agent.train(make_batch(agent.spec, 4))
+    assert np.isfinite(list(metrics.values())).all()
+    assert sum(agent.model.parts().values()) == sum(p.numel() for p in agent.model.parameters())
+    assert ("backbone" in agent.model.parts()) is (env == "sim" and model != "mlp")
+
+
+def test_backbone_nano_has_the_published_shape():
+    config = compose()
+    net = Backbone(config.backbone, config.norm, in_channels=4, out_dim=128)
+    strides = [m.stride[0] for m in net.modules() if isinstance(m, nn.Conv2d) and m.stride[0] > 1]
+    assert len(strides) == 4  # stem and three stages: 64 pixels become 4
+    assert net(torch.zeros(2, 4, 64, 64)).shape == (2, 128)
+    assert net.features(torch.zeros(1, 4, 64, 64)).shape == (1, 1792, 4, 4)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("env", ["sim", "sim_lidar"])
+def test_acting_equals_training_bit_for_bit(model, env):
+    """What the worker computes from the environment equals what the trainer computes from the replay."""
+    config = compose(f"model={model}", f"env={env}", "training=smoke", "replay.capacity=200", "replay.batch_size=16", "critic.dropout=0")
+    spec = make_agent(f"model={model}", f"env={env}").spec
+    net = make_actor_critic(config, spec)
+    worker = RolloutWorker(
+        env_cls=lambda: make_env(config.env, (1,), 0),
+        actor_module_cls=lambda **spaces: DrivingActor(**spaces, config=config, spec=spec),
+        sample_compressor=SampleCompressor(spec),
+        standalone=True,
+    )
+    worker.actor.copy_from(net)
+    seen = []
+    act = worker.actor.act_
+    worker.actor.act_ = lambda obs, test: seen.append(obs) or act(obs, test)
+    memory = ReplayMemory(spec, config.replay, 1, 0.99, (), 1, "cpu", 0)
+    memory.append(LocalInterface(worker, lambda: 60).retrieve_buffer())
+
+    checked = 0
+    for row in range(len(memory)):
+        if not memory._is_complete(np.array([row]))[0]:
+            continue
+        rebuilt = {k: torch.from_numpy(v)[None] for k, v in memory.get_transition(row)[0].items()}
+        features = net.train().forward_features(rebuilt)
+        trained, _, _ = net.actor_from_features(features.features, features.film_params, test=True)
+        assert np.array_equal(trained[0].detach().numpy(), act(seen[checked], test=True))
+        checked += 1
+    assert checked == 60
+
+
+def test_next_observation_is_encoded_from_the_window_shifted_by_one_step():
+    """The old agent encoded o and o′ with the same window."""
+    config = compose("env=sim_lidar", "training=smoke", "replay.capacity=200", "replay.batch_size=16")
+    env = make_env(config.env, (1,), 0)
+    memory = ReplayMemory(env.spec_, config.replay, 1, 0.99, (), 1, "cpu", 0)
+    worker = RolloutWorker(lambda: env, lambda **_: _Still(), SampleCompressor(env.spec_), standalone=True)
+    memory.append(LocalInterface(worker, lambda: 30).retrieve_buffer())
+    batch = memory.sample()
+    assert torch.equal(batch.next_obs["window"][:, :-1], batch.obs["window"][:, 1:])
+    assert not torch.equal(batch.next_obs["window"], batch.obs["window"])
+    assert torch.equal(batch.next_obs["window"][:, -1, -1], batch.reward)
+
+
+class _Still:
+    def to_device(self, device):
+        return self
+
+    def act_(self, obs, test):
+        return np.array([0.5, -1.0, 0.0], np.float32)
+
+
+def test_context_depends_on_the_window_and_on_where_the_car_is():
+    agent = make_agent("env=sim_lidar")
+    obs = make_observations(agent.spec, 2)
+    z = agent.model.forward_features(obs).context
+    for key in ("window", "floats"):
+        changed = {**obs, key: obs[key] + 1}
+        assert not torch.allclose(z, agent.model.forward_features(changed).context)
+
+
+def test_film_scales_and_shifts():
+    params = torch.tensor([[[1.0, 0.0], [0.0, 3.0]]])  # scale 1, 0; shift 0, 3
+    assert film(torch.tensor([[5.0, 7.0]]), params).tolist() == [[10.0, 10.0]]
+    assert FiLMGenerator(4, 8, 2, 16)(torch.randn(3, 4)).abs().max() == 0
+
+
+def test_stacked_layers_equal_separate_ones():
+    stacked, norm = StackedLinear(2, 5, 4), StackedLayerNorm(2, 4)
+    x = torch.randn(2, 6, 5)
+    for i in range(2):
+        single = nn.Linear(5, 4)
+        single.weight.data, single.bias.data = stacked.weight[i].T, stacked.bias[i, 0]
+        torch.testing.assert_close(stacked(x)[i], single(x[i]))
+        torch.testing.assert_close(norm(stacked(x))[i], nn.LayerNorm(4)(single(x[i])))
+    torch.testing.assert_close(stacked(x[0])[1], stacked(x[:1].expand(2, -1, -1))[1])
+
+
+def test_spectral_norm_caps_every_copy_at_one():
+    layer = StackedLinear(2, 16, 16)
+    layer.weight.data *= torch.tensor([3.0, 30.0])[:, None, None]
+    spectral_norm(layer)
+    for _ in range(200):
+        layer(torch.randn(4, 16))
+    assert torch.linalg.matrix_norm(layer.weight, 2).tolist() == pytest.approx([1.0, 1.0], rel=1e-2)
+    agent = make_agent("env=sim_lidar", "critic.spectral_norm=true")
+    agent.train(make_batch(agent.spec, 4))
+
+
+def test_observations_are_scaled_in_one_place():
+    spec = make_agent("env=sim").spec
+    scale = ScaleInputs(spec)
+    obs = make_observations(spec, 2)
+    obs["images"][:] = 255
+    assert scale.images(obs).max() == 1
+    assert scale.images(obs).is_contiguous(memory_format=torch.channels_last)
+    sensors = torch.tensor(spec.sensor_scale)
+    torch.testing.assert_close(scale.floats(obs)[:, : spec.sensors] * sensors, obs["floats"][:, : spec.sensors])
+
+
+def test_actor_is_deterministic_in_test_and_not_in_training():
+    agent = make_agent("env=sim_lidar")
+    actor, obs = agent.get_actor(), make_observations(agent.spec, 3)
+    assert torch.equal(actor.actions(obs, test=True), actor.actions(obs, test=True))
+    assert not torch.equal(actor.actions(obs, test=False), actor.actions(obs, test=False))
+    assert actor.actions(obs, test=False).abs().max() <= 1
+
+
+def test_actor_survives_a_round_trip_without_pickle(tmp_path):
+    agent = make_agent("env=sim_lidar", seed=1)
+    actor = agent.get_actor()
+    actor.save(tmp_path / "actor.tmod")
+    other = make_agent("env=sim_lidar", seed=2).get_actor()
+    obs = make_observations(agent.spec, 2)
+    assert not torch.equal(actor.actions(obs, test=True), other.actions(obs, test=True))
+    other.load(tmp_path / "actor.tmod", "cpu")
+    assert torch.equal(actor.actions(obs, test=True), other.actions(obs, test=True))
