@@ -52,17 +52,16 @@ def machine() -> dict[str, Any]:
     }
 
 
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table that can be read as it is, too; the first column is left-aligned."""
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return a Markdown table that can be read as it is, too; only the first ``left`` columns hold words."""
+    columns, *rows = [[cell.replace("|", "\\|") for cell in row] for row in [columns, *rows]]
     widths = [max(3, *(len(row[i]) for row in [columns, *rows])) for i in range(len(columns))]
-
-    def line(cells: Sequence[str]) -> str:
-        first, *rest = zip(cells, widths, strict=True)
-        padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]
-        return f"| {' | '.join(padded)} |"
-
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join([line(columns), line(rule), *map(line, rows)])
+    lines = [
+        [cell.ljust(widths[i]) if i < left else cell.rjust(widths[i]) for i, cell in enumerate(row)]
+        for row in [columns, *rows]
+    ]
+    lines.insert(1, ["-" * width if i < left else "-" * (width - 1) + ":" for i, width in enumerate(widths)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def number(value: float | None, form: str = "{:.2f}") -> str:

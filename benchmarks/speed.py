@@ -193,21 +193,15 @@ def _rows(
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the results for a person."""
     columns = ("", "candidate", "threads", "p50 ms", "p99 ms", "min ms", "× tmrl (p50)", "× tmrl (min)")
-    cells = [
-        (
-            f"({row['section']}) {row['what']}",
-            row["candidate"],
-            str(row["threads"]),
-            *(number(row[key]) for key in ("p50_ms", "p99_ms", "min_ms")),
-            *(number(row.get(key), "{:.2f}") for key in ("times_faster_p50", "times_faster_min")),
-        )
-        for row in rows
-    ]
+    cells = []
     for row in rows:
+        what = f"({row['section']}) {row['what']}"
+        times = [number(row[key]) for key in ("p50_ms", "p99_ms", "min_ms")]
+        ratios = [number(row.get(key)) for key in ("times_faster_p50", "times_faster_min")]
+        cells.append((what, row["candidate"], str(row["threads"]), *times, *ratios))
         for name in ("prototype", "aim") if "aim_ms" in row else ():
-            what = f"({row['section']}) {row['what']}"
-            cells.append((what, name, "1", number(row[f"{name}_ms"]), *["-"] * 4))
-    return markdown(columns, cells)
+            cells.append((what, name, str(row["threads"]), number(row[f"{name}_ms"]), *["-"] * 4))
+    return markdown(columns, cells, left=2)
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

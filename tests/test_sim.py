@@ -11,7 +11,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -39,7 +39,8 @@ def track(request) -> Track:
 
 
 @settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 2**31), clearance=st.sampled_from([20.8, 80.0]))
+@given(seed=st.integers(0, 2**31), clearance=st.sampled_from([20.8, 120.0]))
+@example(seed=6, clearance=120.0)  # its first candidate is too narrow
 def test_track_is_neither_too_tight_nor_too_close_nor_of_another_length(seed, clearance):
     cfg = dataclasses.replace(LIDAR.track, clearance=clearance)
     track = make_track(cfg, seed)

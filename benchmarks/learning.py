@@ -1,0 +1,201 @@
+"""What a configuration learns: trains it with several seeds through the real command and sums up every run.
+
+    python benchmarks/learning.py [--seeds 0 1 2] [--jobs 1] [--out file.json] [-- OVERRIDE ...]
+
+What follows `--` goes to `python app/train.py` as it is, for example `-- env=sim_lidar training=full`. The
+run folders and logs stay in --runs-dir. Lap shares, laps and lap time are those of the best policy on starts
+that did not choose it, means and standard deviations over episodes; "first lap" is the first epoch in whose
+evaluation a deterministic episode finished, and the training time until then; "last lap share" is that of the
+last policy on the starts of every evaluation. A run that fails gets a row, too.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from app.reporting.formatting import duration
+from benchmarks.common import ROOT, machine, markdown, number, parser, publish
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run."""
+
+    name: str  # unique among the jobs of a call
+    seed: int
+    overrides: tuple[str, ...]  # for app/train.py
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training run left behind."""
+
+    name: str
+    seed: int
+    wall_s: float  # of the whole process, from its start to its end
+    failure: str | None  # why it did not reach its end; None: it did
+    summary: dict[str, Any]  # summary.json; empty if there is none
+    epochs: list[dict[str, Any]]  # the lines of metrics.jsonl
+
+    @property
+    def first_lap(self) -> dict[str, Any] | None:
+        """The first epoch in whose evaluation a deterministic episode finished the lap."""
+        return next((epoch for epoch in self.epochs if epoch.get("laps_det")), None)
+
+
+def run_jobs(jobs: Sequence[Job], runs_dir: Path, parallel: int) -> list[Outcome]:
+    """Run every job in a process of its own, ``parallel`` at a time, and read its run folder.
+
+    Ctrl-C ends the running jobs as it ends a run of their own, and starts no more.
+
+    Args:
+        jobs: what to run.
+        runs_dir: a new folder, for the run folders and logs.
+        parallel: processes at a time; with more than one, each gets one thread.
+    """
+    if runs_dir.exists():
+        sys.exit(f"--runs-dir {runs_dir}: it exists already. Name a new folder.")
+    runs_dir.mkdir(parents=True)
+    shared = ("threads=1",) if parallel > 1 else ()
+    pool = ThreadPoolExecutor(parallel)
+    try:
+        return list(pool.map(lambda job: _run(job, runs_dir, shared), jobs))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _run(job: Job, runs_dir: Path, overrides: tuple[str, ...]) -> Outcome:
+    folder, log = runs_dir / job.name, runs_dir / f"{job.name}.log"
+    told = (f"seed={job.seed}", f"run_name={job.name}", f"runs_dir={_quoted(runs_dir)}")
+    command = [sys.executable, str(ROOT / "app" / "train.py"), *overrides, *job.overrides, *told]
+    print(f"{job.name}: started, {log}", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    with log.open("w", encoding="utf-8") as file:
+        code = subprocess.run(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+        ).returncode
+    outcome = read_run(job, folder, time.monotonic() - began, code, log)
+    print(f"{job.name}: {outcome.failure or 'done'}, {duration(outcome.wall_s)}", file=sys.stderr, flush=True)
+    return outcome
+
+
+def read_run(job: Job, folder: Path, wall_s: float, code: int, log: Path) -> Outcome:
+    """Read what a run has left, whether it reached its end or not."""
+    summary_file, metrics_file = folder / "summary.json", folder / "metrics.jsonl"
+    summary = json.loads(summary_file.read_text(encoding="utf-8")) if summary_file.exists() else {}
+    text = metrics_file.read_text(encoding="utf-8") if metrics_file.exists() else ""
+    epochs = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+    failure = None
+    if code != 0 or not summary:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        said = [line.strip() for line in lines if any(map(str.isalnum, line))]
+        failure = f"exit code {code}: {' · '.join(said[-2:]) or 'no output'}"
+    elif summary["stop_reason"] != "finished":
+        failure = summary["stop_reason"]
+    return Outcome(job.name, job.seed, wall_s, failure, summary, epochs)
+
+
+def add_run_arguments(made: ArgumentParser, name: str, seeds: Sequence[int]) -> None:
+    """Add the arguments of every benchmark that trains; the run folders go below ``runs/`` by default."""
+    runs_dir = ROOT / "runs" / f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    made.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
+    made.add_argument("--jobs", type=int, default=1, help="runs at a time; each has 1 thread if > 1")
+    made.add_argument("--runs-dir", type=_absolute, default=runs_dir, help="a new folder, else one in runs/")
+    made.add_argument("overrides", nargs="*", help="after --: added to the command line of app/train.py")
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).absolute()
+
+
+def _quoted(path: Path) -> str:
+    """Quote a path for Hydra's grammar, in which blanks, commas and brackets mean something."""
+    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def as_row(outcome: Outcome) -> dict[str, Any]:
+    """Make the row of one seed; None where there is no value."""
+    summary, first, final = outcome.summary, outcome.first_lap, outcome.epochs[-1] if outcome.epochs else {}
+    counters = summary or final
+    return {
+        "seed": outcome.seed,
+        "failure": outcome.failure,
+        "wall_s": outcome.wall_s,
+        **{key: counters.get(key) for key in ("updates", "env_steps")},
+        **{
+            key: summary.get(key)
+            for key in (
+                "best_epoch", "return_test_det", "return_test_stoch", "lap_share_det", "lap_share_det_std",
+                "lap_share_stoch", "lap_share_stoch_std", "laps_det", "lap_time_det",
+            )
+        },
+        "first_lap_epoch": first and first["epoch"],
+        "first_lap_wall_s": first and first["wall_s"],
+        "last_lap_share_det": final.get("lap_share_det"),
+    }  # fmt: skip
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the rows as Markdown."""
+    columns = (
+        "seed", "wall time", "updates", "env steps", "best epoch", "lap share det", "lap share stoch",
+        "laps finished", "lap time", "first lap", "after", "last lap share", "end",
+    )  # fmt: skip
+    cells = [
+        (
+            str(row["seed"]),
+            duration(row["wall_s"]),
+            *(number(row[key], "{:,}") for key in ("updates", "env_steps", "best_epoch")),
+            *(with_spread(row, f"lap_share_{policy}") for policy in ("det", "stoch")),
+            number(row["laps_det"], "{:.0%}"),
+            number(row["lap_time_det"], "{:.2f} s"),
+            number(row["first_lap_epoch"], "epoch {}"),
+            "-" if row["first_lap_wall_s"] is None else duration(row["first_lap_wall_s"]),
+            number(row["last_lap_share_det"]),
+            row["failure"] or "finished",
+        )
+        for row in rows
+    ]
+    return markdown(columns, cells)
+
+
+def with_spread(row: dict[str, Any], key: str) -> str:
+    """Format a mean with the standard deviation over its episodes."""
+    return "-" if row[key] is None else f"{row[key]:.2f} ± {row[f'{key}_std']:.2f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Train every seed and sum up."""
+    args_parser = parser(__doc__)
+    add_run_arguments(args_parser, "learning", seeds=(0, 1, 2))
+    args = args_parser.parse_args(arguments)
+    jobs = [Job(f"seed{seed}", seed, tuple(args.overrides)) for seed in dict.fromkeys(args.seeds)]
+    outcomes = run_jobs(jobs, args.runs_dir, args.jobs)
+    rows = [as_row(outcome) for outcome in outcomes]
+    report = {
+        "benchmark": "learning",
+        **machine(),
+        "overrides": args.overrides,
+        "jobs": args.jobs,
+        "runs_dir": args.runs_dir,
+        "results": rows,
+        "runs": [asdict(outcome) for outcome in outcomes],
+    }
+    publish(report, [table(rows)], args.out)
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(any(row["failure"] for row in main()["results"]))
