@@ -18,7 +18,7 @@ test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -m slow --timeout 3600 $(ARGS)
 
 lint: $(VENV)/installed-test
-	$(BIN)/ruff check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/speed.py $(ARGS)

@@ -16,9 +16,7 @@ from app.reporting.files import strict_json
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def take_turns(
-    candidates: Mapping[str, Callable[[], Any]], repeats: int, warmup: int = 5
-) -> dict[str, np.ndarray]:
+def take_turns(candidates: Mapping[str, Callable[[], Any]], repeats: int, warmup: int = 5) -> dict[str, np.ndarray]:
     """Time every candidate ``repeats`` times, in turns, so that a machine that gets busier slows all alike.
 
     Args:

@@ -70,9 +70,7 @@ def as_tmrl(act: Any, sensors: Any, frame: Any, reward: float, terminated: bool)
     """Make tmrl's step with tmrl's own compressor; a reset of the game carries the default action."""
     obs = (sensors[:1].copy(), sensors[1:2].copy(), sensors[2:3].copy(), frame[None] / np.float32(256))
     default = np.zeros(ACTION, np.float32)
-    return get_local_buffer_sample_tm20_imgs(
-        default if act is None else act, obs, reward, terminated, False, {}
-    )
+    return get_local_buffer_sample_tm20_imgs(default if act is None else act, obs, reward, terminated, False, {})
 
 
 def fill(memory: TorchMemory, as_step: Callable[..., tuple[Any, ...]], rows: int) -> None:
@@ -133,9 +131,7 @@ def measure(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
         as_tmrl,
         rows,
     )
-    result = times(
-        {"ours": ours.sample, "ours, as float": lambda: as_floats(ours), "tmrl": peer.sample}, repeats
-    )
+    result = times({"ours": ours.sample, "ours, as float": lambda: as_floats(ours), "tmrl": peer.sample}, repeats)
     for name, held in (("ours", our_bytes), ("ours, as float", our_bytes), ("tmrl", peer_bytes)):
         result[name]["bytes_per_step"] = held
     return {
@@ -151,9 +147,7 @@ def measure(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
 def print_table(report: dict[str, Any]) -> None:
     """Print the report for a person."""
     first = report["results"][0]
-    table = Table(
-        title=f"One batch of {first['batch_size']}, images 4×{SIZE}×{SIZE}, {report['threads']} threads"
-    )
+    table = Table(title=f"One batch of {first['batch_size']}, images 4×{SIZE}×{SIZE}, {report['threads']} threads")
     for column in ("rows", "memory", "p50 ms", "p90 ms", "times faster", "bytes per step"):
         table.add_column(column, justify="left" if column == "memory" else "right")
     for result in report["results"]:

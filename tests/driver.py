@@ -51,9 +51,7 @@ def fingerprint(env: TrackSim, steps: int) -> str:
     rng, digest = np.random.default_rng(5), hashlib.sha256()
     obs, info = env.reset()
     for _ in range(steps):
-        digest.update(
-            b"".join(obs[part].tobytes() for part in sorted(obs)) + repr(sorted(info.items())).encode()
-        )
+        digest.update(b"".join(obs[part].tobytes() for part in sorted(obs)) + repr(sorted(info.items())).encode())
         action = np.tanh(rng.normal([0.8, -1.0, 0.0], 0.5)).astype(np.float32)
         obs, reward, terminated, truncated, info = env.step(action)
         digest.update(repr((reward, terminated, truncated)).encode())

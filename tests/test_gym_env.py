@@ -17,9 +17,7 @@ class Probe(gymnasium.Env):
 
     def __init__(self, observation_space=None, action_space=None):
         self.observation_space = observation_space or Box(-np.inf, np.inf, (2, 3), np.float64)
-        self.action_space = action_space or Box(
-            *np.array([[[-2.0, 0.0, 5.0]], [[2.0, 10.0, 6.0]]], np.float32)
-        )
+        self.action_space = action_space or Box(*np.array([[[-2.0, 0.0, 5.0]], [[2.0, 10.0, 6.0]]], np.float32))
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -58,9 +56,7 @@ def test_action_does_not_leave_the_tasks_box(action):
     got = env._task.unwrapped.got
     assert got.shape == (1, 3) and got.dtype == np.float32 and env._task.action_space.contains(got)
     clipped = np.clip(np.array(action, np.float32), -1.0, 1.0)
-    np.testing.assert_allclose(
-        got[0], [2.0 * clipped[0], 5.0 + 5.0 * clipped[1], 5.5 + 0.5 * clipped[2]], atol=1e-6
-    )
+    np.testing.assert_allclose(got[0], [2.0 * clipped[0], 5.0 + 5.0 * clipped[1], 5.5 + 0.5 * clipped[2]], atol=1e-6)
 
 
 def test_observation_is_not_left_in_its_own_shape_and_dtype():

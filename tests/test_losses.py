@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
 from app.agents.guard import NonFiniteError, check_finite
-from app.agents.losses import actor_loss, bellman_target, clipped_norm, critic_loss, entropy_loss, prediction_loss
+from app.agents.losses import (
+    actor_loss,
+    bellman_target,
+    clipped_norm,
+    critic_loss,
+    entropy_loss,
+    prediction_loss,
+)
 from app.models.distributions import squashed_gaussian
 
 

@@ -25,7 +25,10 @@ MODELS = ("droq_contextual", "droq", "shared_backbone", "mlp")
 
 @pytest.mark.parametrize(
     ("model", "norm", "env"),
-    [*itertools.product(MODELS[:3], ("group", "batch", "layer", "none"), ("sim",)), *itertools.product(MODELS, ("group",), ("sim_lidar",))],
+    [
+        *itertools.product(MODELS[:3], ("group", "batch", "layer", "none"), ("sim",)),
+        *itertools.product(MODELS, ("group",), ("sim_lidar",)),
+    ],
 )
 def test_every_model_trains_on_every_norm_and_environment(model, norm, env):
     agent = make_agent(f"model={model}", f"norm={norm}", f"env={env}")
@@ -48,7 +51,14 @@ def test_backbone_nano_has_the_published_shape():
 @pytest.mark.parametrize("env", ["sim", "sim_lidar"])
 def test_acting_equals_training_bit_for_bit(model, env):
     """What the worker computes from the environment equals what the trainer computes from the replay."""
-    config = compose(f"model={model}", f"env={env}", "training=smoke", "replay.capacity=200", "replay.batch_size=16", "critic.dropout=0")
+    config = compose(
+        f"model={model}",
+        f"env={env}",
+        "training=smoke",
+        "replay.capacity=200",
+        "replay.batch_size=16",
+        "critic.dropout=0",
+    )
     spec = make_agent(f"model={model}", f"env={env}").spec
     net = make_actor_critic(config, spec)
     worker = RolloutWorker(

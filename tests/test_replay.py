@@ -58,9 +58,7 @@ def record(spec, lengths, seed=0, endings=("terminated", "truncated", "cut")):
     builder, steps = ObservationBuilder(spec), []
 
     def look():
-        frame = (
-            None if spec.image_shape is None else rng.integers(0, 256, spec.image_shape[1:], dtype=np.uint8)
-        )
+        frame = None if spec.image_shape is None else rng.integers(0, 256, spec.image_shape[1:], dtype=np.uint8)
         return rng.standard_normal(spec.sensors, dtype=np.float32), frame
 
     for length in lengths:
@@ -70,9 +68,7 @@ def record(spec, lengths, seed=0, endings=("terminated", "truncated", "cut")):
             action = rng.uniform(-1, 1, spec.action_dim).astype(np.float32)
             reward, last = float(rng.normal()), age == length
             obs = builder.append(*look(), action, reward)
-            steps.append(
-                (action, obs, reward, last and ending == "terminated", last and ending == "truncated", age)
-            )
+            steps.append((action, obs, reward, last and ending == "terminated", last and ending == "truncated", age))
     return steps
 
 
@@ -212,9 +208,7 @@ def test_stale_window_rows_of_a_wrapped_ring_are_seen():
 
     memory = make_memory(spec, allocate=dirty)
     batch = feed(memory, spec, record(spec, [3, 2, 4])).sample()
-    assert all(
-        tensor.isfinite().all() for tensor in (batch.obs["window"], batch.next_obs["window"], batch.reward)
-    )
+    assert all(tensor.isfinite().all() for tensor in (batch.obs["window"], batch.next_obs["window"], batch.reward))
     assert batch.future_rewards.isfinite().all()
 
 
@@ -420,9 +414,7 @@ def test_replay_that_fits_is_refused_or_takes_the_last_byte():
     spec = make_spec()
     fitting = forecast(spec, 10).fitting_capacity
     check(forecast(spec, fitting // 2))
-    assert (
-        forecast(spec, fitting).total_bytes <= HEADROOM * available_memory() * 1.2
-    )  # others allocate meanwhile
+    assert forecast(spec, fitting).total_bytes <= HEADROOM * available_memory() * 1.2  # others allocate meanwhile
     with pytest.raises(ReplayTooLarge):
         check(forecast(spec, fitting * 2))
 

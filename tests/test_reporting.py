@@ -33,9 +33,7 @@ GYM = Evaluation(deterministic=(PENDULUM,), stochastic=())
 def page(width: int = 80, terminal: bool = False) -> Console:
     """Return a console that writes to memory; ``page.file.getvalue()`` is the text."""
     environ = {"TERM": "xterm-256color"}
-    return Console(
-        file=io.StringIO(), force_terminal=terminal, width=width, highlight=False, _environ=environ
-    )
+    return Console(file=io.StringIO(), force_terminal=terminal, width=width, highlight=False, _environ=environ)
 
 
 def strict_loads(text: str) -> dict:

@@ -134,7 +134,15 @@ def test_run_folder_is_complete_and_its_config_loads_again(tmp_path):
     config = compose("training=smoke", "env=sim_lidar", "threads=1", "logger.progress=none", f"runs_dir={tmp_path}")
     objective = run_module.train(config)
     folder = RunFolder(tmp_path / config.run_name)
-    for path in (folder.config, folder.metrics, folder.summary, folder.curves, folder.checkpoint, folder.best_actor, folder.best_video):
+    for path in (
+        folder.config,
+        folder.metrics,
+        folder.summary,
+        folder.curves,
+        folder.checkpoint,
+        folder.best_actor,
+        folder.best_video,
+    ):
         assert path.stat().st_size > 0, path
     assert list((folder.path).glob("**/events.out.tfevents.*"))
     from omegaconf import OmegaConf
@@ -184,7 +192,14 @@ def test_a_missing_gpu_is_said_in_words():
 
 def command(*overrides: str) -> list[str]:
     """The real command of the README."""
-    return [sys.executable, "app/train.py", "model=droq_contextual", "training=smoke", "threads=1", *overrides]
+    return [
+        sys.executable,
+        "app/train.py",
+        "model=droq_contextual",
+        "training=smoke",
+        "threads=1",
+        *overrides,
+    ]
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -196,11 +211,22 @@ def environment(home: Path) -> dict[str, str]:
 def test_smoke_the_real_command_then_evaluate(tmp_path):
     home = tmp_path / "home"
     done = subprocess.run(
-        command(f"runs_dir={tmp_path}", "run_name=smoke"), cwd=ROOT, env=environment(home), capture_output=True, text=True
+        command(f"runs_dir={tmp_path}", "run_name=smoke"),
+        cwd=ROOT,
+        env=environment(home),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "summary of smoke" in done.stdout and "droq_contextual drives sim" in done.stdout
-    evaluate = [sys.executable, "app/evaluate.py", f"run={tmp_path}/smoke", "tracks=[101,102]", "episodes=2", "threads=1"]
+    evaluate = [
+        sys.executable,
+        "app/evaluate.py",
+        f"run={tmp_path}/smoke",
+        "tracks=[101,102]",
+        "episodes=2",
+        "threads=1",
+    ]
     done = subprocess.run(evaluate, cwd=ROOT, env=environment(home), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "101" in done.stdout and "102" in done.stdout
@@ -209,7 +235,13 @@ def test_smoke_the_real_command_then_evaluate(tmp_path):
 
 
 def test_ctrl_c_stops_cleanly_with_a_summary(tmp_path):
-    overrides = ("env=sim_lidar", "logger=quiet", "training.epochs=100000", f"runs_dir={tmp_path}", "run_name=long")
+    overrides = (
+        "env=sim_lidar",
+        "logger=quiet",
+        "training.epochs=100000",
+        f"runs_dir={tmp_path}",
+        "run_name=long",
+    )
     process = subprocess.Popen(command(*overrides), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics, deadline = tmp_path / "long" / "metrics.jsonl", time.monotonic() + 120
     while not (metrics.is_file() and metrics.stat().st_size) and time.monotonic() < deadline:

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from app.agents.guard import check_finite
-from app.agents.losses import actor_loss, bellman_target, clipped_norm, critic_loss, entropy_loss, prediction_loss
+from app.agents.losses import (
+    actor_loss,
+    bellman_target,
+    clipped_norm,
+    critic_loss,
+    entropy_loss,
+    prediction_loss,
+)
 from app.config.schema import Config
 from app.envs.spec import ObservationSpec
 from app.models.actor import DrivingActor

@@ -56,9 +56,7 @@ def _replay_size(config: Config) -> list[str]:
     capacity, batch, start = config.replay.capacity, config.replay.batch_size, config.training.start_training
     found = []
     if batch > capacity:
-        found.append(
-            f"replay.batch_size = {batch}: must be at most replay.capacity = {capacity}. Use a smaller batch."
-        )
+        found.append(f"replay.batch_size = {batch}: must be at most replay.capacity = {capacity}. Use a smaller batch.")
     if start > capacity:
         found.append(
             f"training.start_training = {start}: must be at most replay.capacity = {capacity}, or training "

@@ -26,9 +26,7 @@ Name = Annotated[
     ),
 ]
 
-Device = Annotated[
-    str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
-]
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")]
 
 
 @dataclass(frozen=True, config=_FROZEN)

@@ -131,9 +131,7 @@ def _road_paint(track: Track) -> _RoadPaint:
     """Lay out the paint, once per track."""
     curve = track.curve[:: max(len(track.curve) // round(track.length), 1)]  # a point per metre
     half = track.half_width
-    rings = [
-        [offset_curve(curve, sign * reach) for sign in (1, -1)] for reach in (half + 3.2, half, half - 0.4)
-    ]
+    rings = [[offset_curve(curve, sign * reach) for sign in (1, -1)] for reach in (half + 3.2, half, half - 0.4)]
     dashes = np.arange(0, len(curve) - 4, 12)
     blocks = [_curbs(curve, sign * half) for sign in (1, -1)]
     return _RoadPaint(

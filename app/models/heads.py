@@ -63,7 +63,9 @@ class QHeads(nn.Module):
         self.out = StackedLinear(n, width, 1)
 
     def _activate(self, x: Tensor) -> Tensor:
-        return functional.dropout(functional.relu(x), self.dropout, self.training) if self.dropout else functional.relu(x)
+        return (
+            functional.dropout(functional.relu(x), self.dropout, self.training) if self.dropout else functional.relu(x)
+        )
 
     def forward(self, features: Tensor, film_params: Tensor | None, action: Tensor) -> Tensor:
         """Evaluate every head."""

@@ -18,7 +18,9 @@ class ScaleInputs(nn.Module):
         self.register_buffer("floats_gain", 1 / torch.cat([sensors, history]), persistent=False)
         shown = sensors[list(spec.window_sensors)]
         reward = torch.tensor([spec.reward_scale], dtype=torch.float32)
-        self.register_buffer("window_gain", 1 / torch.cat([shown, torch.ones(spec.action_dim), reward]), persistent=False)
+        self.register_buffer(
+            "window_gain", 1 / torch.cat([shown, torch.ones(spec.action_dim), reward]), persistent=False
+        )
         self.reward_scale = spec.reward_scale
 
     def floats(self, obs: Mapping[str, Tensor]) -> Tensor:

@@ -77,9 +77,7 @@ class ReplayMemory(TorchMemory):
         self._head, self._size, self.env_steps = 0, 0, 0
         self.rng = np.random.default_rng(seed)
         # Otherwise tmrl would unpickle any data.pkl that lies in the working directory.
-        super().__init__(
-            device, nb_steps, memory_size=cfg.capacity, batch_size=cfg.batch_size, dataset_path=os.devnull
-        )
+        super().__init__(device, nb_steps, memory_size=cfg.capacity, batch_size=cfg.batch_size, dataset_path=os.devnull)
 
     def __len__(self) -> int:
         """Return the number of rows held: steps and resets."""
@@ -145,8 +143,7 @@ class ReplayMemory(TorchMemory):
             raise IndexError(f"row {item} of {self._size} is no transition that can be rebuilt")
         batch = self._gather(np.array([item]))
         obs, next_obs = (
-            {name: part[0].cpu().numpy() for name, part in whole.items()}
-            for whole in (batch.obs, batch.next_obs)
+            {name: part[0].cpu().numpy() for name, part in whole.items()} for whole in (batch.obs, batch.next_obs)
         )
         action, reward = batch.action[0].cpu().numpy(), batch.reward[0].cpu().numpy()
         return obs, action, reward, next_obs, bool(batch.terminated[0]), bool(batch.truncated[0]), {}
@@ -191,9 +188,7 @@ class ReplayMemory(TorchMemory):
             rows = self.rng.integers(self._size, size=missing + missing // 8 + 8)
             rows = rows[self._is_complete(rows)][:missing]
             if len(rows) == 0 and not self._is_complete(np.arange(self._size)).any():
-                raise RuntimeError(
-                    f"none of the replay's {self._size} rows is a transition that can be rebuilt"
-                )
+                raise RuntimeError(f"none of the replay's {self._size} rows is a transition that can be rebuilt")
             accepted.append(rows)
             missing -= len(rows)
         return np.concatenate(accepted)
@@ -265,9 +260,7 @@ class ReplayMemory(TorchMemory):
         if self._n_step == 1:  # all frames but one are shared: gather them once
             shared = self._stack(own, age_before + 1, history + 1)
             return shared[:, :-1], shared[:, 1:]
-        return self._stack(own - 1, age_before, history), self._stack(
-            own + steps - 1, age_before + steps, history
-        )
+        return self._stack(own - 1, age_before, history), self._stack(own + steps - 1, age_before + steps, history)
 
     def _stack(self, newest: np.ndarray, age: np.ndarray, history: int) -> Tensor:
         where = newest[:, None] - windows.frame_steps(age, history)

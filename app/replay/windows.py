@@ -81,9 +81,7 @@ def same_episode(ages: np.ndarray, newer_rows: np.ndarray) -> np.ndarray:
     return np.logical_and.accumulate(inside, axis=1)
 
 
-def discounted_sum(
-    rewards: np.ndarray, alive: np.ndarray, gamma: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def discounted_sum(rewards: np.ndarray, alive: np.ndarray, gamma: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sum the rewards of at most n steps.
 
     Args:

@@ -18,13 +18,37 @@ def fault_facts(config: Config, spec: ObservationSpec) -> tuple[FaultFact, ...]:
     detach = config.actor.detach
     betas2 = (agent.betas_critic[1], agent.betas_actor[1])
     rows = [
-        ("floor on the policy's std", "log_std_min", f"{config.actor.log_std_min:g}", config.actor.log_std_min <= -5, True),
-        ("batch norm in the CNN", "norm", config.norm.kind, config.norm.kind != "batch", spec.image_shape and trunk),
-        ("dropout in the context encoder", "encoder.dropout", f"{config.encoder.dropout:g}", config.encoder.dropout == 0, contextual),
+        (
+            "floor on the policy's std",
+            "log_std_min",
+            f"{config.actor.log_std_min:g}",
+            config.actor.log_std_min <= -5,
+            True,
+        ),
+        (
+            "batch norm in the CNN",
+            "norm",
+            config.norm.kind,
+            config.norm.kind != "batch",
+            spec.image_shape and trunk,
+        ),
+        (
+            "dropout in the context encoder",
+            "encoder.dropout",
+            f"{config.encoder.dropout:g}",
+            config.encoder.dropout == 0,
+            contextual,
+        ),
         ("actor gradient in the trunk", "actor.detach", str(detach).lower(), detach, trunk),
         ("actor gradient in FiLM and context", "actor.detach", str(detach).lower(), detach, contextual),
         ("short horizon", "agent.gamma", f"{agent.gamma:g}", agent.gamma >= 0.99, True),
-        ("long gradient memory", "agent.betas_*[1]", f"{betas2[0]:g}, {betas2[1]:g}", max(betas2) < 0.999, trunk),
+        (
+            "long gradient memory",
+            "agent.betas_*[1]",
+            f"{betas2[0]:g}, {betas2[1]:g}",
+            max(betas2) < 0.999,
+            trunk,
+        ),
         ("too many updates per step", "training.max_training_steps_per_env_step", f"{utd:g}", utd <= 8, True),
     ]
     return tuple(
@@ -34,7 +58,12 @@ def fault_facts(config: Config, spec: ObservationSpec) -> tuple[FaultFact, ...]:
 
 
 def banner_facts(
-    config: Config, spec: ObservationSpec, model: HybridActorCritic, forecast: Forecast, folder: RunFolder, device: str
+    config: Config,
+    spec: ObservationSpec,
+    model: HybridActorCritic,
+    forecast: Forecast,
+    folder: RunFolder,
+    device: str,
 ) -> BannerFacts:
     """Everything the banner shows."""
     training = config.training
@@ -57,7 +86,11 @@ def banner_facts(
         parameters=model.parts(),
         replay=ReplayFacts(forecast.capacity, forecast.bytes_per_step, forecast.total_bytes, forecast.available_bytes),
         schedule=ScheduleFacts(
-            training.epochs, updates, int(env_steps), training.max_training_steps_per_env_step, config.replay.batch_size
+            training.epochs,
+            updates,
+            int(env_steps),
+            training.max_training_steps_per_env_step,
+            config.replay.batch_size,
         ),
         faults=fault_facts(config, spec),
         warnings=tuple(warnings(config)),

@@ -23,7 +23,11 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self.config, self.metrics, self.summary = path / "config.yaml", path / "metrics.jsonl", path / "summary.json"
+        self.config, self.metrics, self.summary = (
+            path / "config.yaml",
+            path / "metrics.jsonl",
+            path / "summary.json",
+        )
         self.curves = path / "curves.png"
         self.checkpoint = path / "checkpoints" / "last.pt"
         self.best_actor, self.best_result = path / "best" / "actor.safetensors", path / "best" / "result.json"

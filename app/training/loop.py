@@ -30,7 +30,11 @@ class DrivingTraining(TorchTrainingOffline):
     memory: ReplayMemory
 
     def __init__(
-        self, config: Config, spec: ObservationSpec, device: str, on_update: Callable[["DrivingTraining"], None]
+        self,
+        config: Config,
+        spec: ObservationSpec,
+        device: str,
+        on_update: Callable[["DrivingTraining"], None],
     ):
         training, agent = config.training, config.agent
         self.on_update = on_update

@@ -121,7 +121,11 @@ class Run:
 
     def conclude(self, stop_reason: str) -> float:
         """Judge the best policy on fresh starts, draw, film, sum up; returns the objective."""
-        summary: dict[str, Any] = {"run_name": self.folder.path.name, "stop_reason": stop_reason, **self._counters()}
+        summary: dict[str, Any] = {
+            "run_name": self.folder.path.name,
+            "stop_reason": stop_reason,
+            **self._counters(),
+        }
         paths = {"folder": self.folder.path, "metrics": self.folder.metrics}
         if self.best:
             self.folder.load_best(self.actor)
@@ -144,7 +148,14 @@ class Run:
             plot_curves(folder.metrics, folder.curves)
             paths["curves"] = folder.curves
         det, _ = self.starts(REPORT)
-        film = (self.actor, self.config.env, det, evaluation.deterministic, self.config.seed, logger.video_size)
+        film = (
+            self.actor,
+            self.config.env,
+            det,
+            evaluation.deterministic,
+            self.config.seed,
+            logger.video_size,
+        )
         if logger.video and film_best(*film, folder.best_video):
             paths["video"] = folder.best_video
         return paths
@@ -186,5 +197,3 @@ def _updates(config: Config) -> int:
 
 def _show(progress: Progress, training: DrivingTraining) -> None:
     progress.update(training.total_updates, training.memory.env_steps, training.epoch + 1)
-
-
