@@ -8,12 +8,8 @@ and the rewards ahead, which tmrl's memory has not. They take turns, so that a b
 Bytes per step are what tracemalloc sees held after a memory is filled, frames and Python objects included.
 """
 
-import argparse
-import json
 import os
-import platform
 import sys
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,13 +19,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from app.config.schema import ReplayConfig
 from app.envs.spec import ObservationSpec
 from app.replay.memory import ReplayMemory
 from app.tmrl_api import Buffer, TorchMemory
+from benchmarks.common import machine, markdown, parser, publish, take_turns
 from benchmarks.tmrl_peer import MemoryTMFull, get_local_buffer_sample_tm20_imgs
 
 SENSORS, ACTION, SIZE = 22, 3, 64  # speed, gear, rpm and 19 lidar beams; gas, brake, steer; pixels
@@ -101,21 +96,6 @@ def as_floats(memory: ReplayMemory) -> None:
         obs["images"].float().mul_(1 / 255)
 
 
-def times(candidates: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
-    """Time all candidates in turns; milliseconds."""
-    seconds = {name: [] for name in candidates}
-    for turn in range(repeats + 5):  # the first turns warm up
-        for name, candidate in candidates.items():
-            began = time.perf_counter()
-            candidate()
-            if turn >= 5:
-                seconds[name].append(time.perf_counter() - began)
-    return {
-        name: {"p50_ms": 1e3 * float(np.quantile(taken, 0.5)), "p90_ms": 1e3 * float(np.quantile(taken, 0.9))}
-        for name, taken in seconds.items()
-    }
-
-
 def measure(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
     """Compare both memories, each filled with ``rows`` steps.
 
@@ -131,7 +111,11 @@ def measure(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
         as_tmrl,
         rows,
     )
-    result = times({"ours": ours.sample, "ours, as float": lambda: as_floats(ours), "tmrl": peer.sample}, repeats)
+    taken = take_turns({"ours": ours.sample, "ours, as float": lambda: as_floats(ours), "tmrl": peer.sample}, repeats)
+    result = {
+        name: {"p50_ms": float(np.quantile(ms, 0.5)), "p90_ms": float(np.quantile(ms, 0.9))}
+        for name, ms in taken.items()
+    }
     for name, held in (("ours", our_bytes), ("ours, as float", our_bytes), ("tmrl", peer_bytes)):
         result[name]["bytes_per_step"] = held
     return {
@@ -144,49 +128,42 @@ def measure(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def print_table(report: dict[str, Any]) -> None:
-    """Print the report for a person."""
-    first = report["results"][0]
-    table = Table(title=f"One batch of {first['batch_size']}, images 4×{SIZE}×{SIZE}, {report['threads']} threads")
-    for column in ("rows", "memory", "p50 ms", "p90 ms", "times faster", "bytes per step"):
-        table.add_column(column, justify="left" if column == "memory" else "right")
-    for result in report["results"]:
-        for name, measured in result["candidates"].items():
-            table.add_row(
-                f"{result['rows']:,}",
-                name,
-                f"{measured['p50_ms']:.2f}",
-                f"{measured['p90_ms']:.2f}",
-                f"{result['candidates']['tmrl']['p50_ms'] / measured['p50_ms']:.1f}",
-                f"{measured['bytes_per_step']:,.0f}",
-            )
-        table.add_section()
-    Console(stderr=True).print(table)
+def table(report: dict[str, Any]) -> str:
+    """Return the report for a person."""
+    columns = ("rows", "memory", "p50 ms", "p90 ms", "times faster", "bytes per step")
+    cells = [
+        (
+            f"{result['rows']:,}",
+            name,
+            f"{measured['p50_ms']:.2f}",
+            f"{measured['p90_ms']:.2f}",
+            f"{result['candidates']['tmrl']['p50_ms'] / measured['p50_ms']:.1f}",
+            f"{measured['bytes_per_step']:,.0f}",
+        )
+        for result in report["results"]
+        for name, measured in result["candidates"].items()
+    ]
+    batch, threads = report["results"][0]["batch_size"], report["threads"]
+    title = f"One batch of {batch}, images 4×{SIZE}×{SIZE}, {threads} threads"
+    return f"{title}\n\n{markdown(columns, cells, left=2)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the benchmark: JSON on standard output, the table on standard error."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[20_000, 100_000], help="sizes of the replay")
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=100)
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="PyTorch threads")
-    parser.add_argument("--out", type=Path, help="write the JSON here, too")
-    args = parser.parse_args(arguments)
+    args_parser = parser(__doc__)
+    args_parser.add_argument("--rows", type=int, nargs="+", default=[20_000, 100_000], help="sizes of the replay")
+    args_parser.add_argument("--batch", type=int, default=256)
+    args_parser.add_argument("--repeats", type=int, default=100)
+    args_parser.add_argument("--threads", type=int, default=os.cpu_count(), help="PyTorch threads")
+    args = args_parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     report = {
         "benchmark": "replay",
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
+        **machine(),
         "threads": args.threads,
         "results": [measure(rows, args.batch, args.repeats) for rows in args.rows],
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if args.out is not None:
-        args.out.write_text(text + "\n", encoding="utf-8")
-    print_table(report)
+    publish(report, [table(report)], args.out)
     return report
 
 

@@ -24,13 +24,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from app import tmrl_api  # imports tmrl without its side effects
-
-# isort: split
-import tmrl.config.config_constants as tmrl_constants
-from tmrl.custom.custom_algorithms import SpinupSacAgent
-from tmrl.custom.custom_models import VanillaCNNActorCritic
-
 from app.agents.droq import DroQAgent
 from app.config.load import load
 from app.config.schema import Config, ReplayConfig
@@ -38,8 +31,10 @@ from app.envs.factory import make_env
 from app.replay.batch import Batch
 from app.replay.compress import SampleCompressor
 from app.replay.memory import ReplayMemory
+from app.tmrl_api import Buffer
 from app.training.setup import prepare
 from benchmarks.common import ROOT, machine, markdown, number, parser, publish, take_turns
+from benchmarks.tmrl_peer import SpinupSacAgent, VanillaCNNActorCritic, tmrl_constants
 
 BATCHES = (64, 256)
 SIZES = (64, 32)  # pixels; tmrl's CNN takes 64
@@ -83,7 +78,7 @@ def _compose(*overrides: str) -> Config:
 
 def _drive(env: Any, memory: ReplayMemory) -> dict[str, np.ndarray]:
     """Fill the memory with random driving; returns the last observation."""
-    compress, buffer, rng = SampleCompressor(env.spec_), tmrl_api.Buffer(), np.random.default_rng(0)
+    compress, buffer, rng = SampleCompressor(env.spec_), Buffer(), np.random.default_rng(0)
     ended = True
     while len(buffer.memory) < STEPS:
         if ended:

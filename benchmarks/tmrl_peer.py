@@ -3,6 +3,15 @@
 from app import tmrl_api  # noqa: F401  imports tmrl without its side effects
 
 # isort: split
+import tmrl.config.config_constants as tmrl_constants
+from tmrl.custom.custom_algorithms import SpinupSacAgent
 from tmrl.custom.custom_memories import MemoryTMFull, get_local_buffer_sample_tm20_imgs
+from tmrl.custom.custom_models import VanillaCNNActorCritic
 
-__all__ = ["MemoryTMFull", "get_local_buffer_sample_tm20_imgs"]
+__all__ = [
+    "MemoryTMFull",
+    "SpinupSacAgent",
+    "VanillaCNNActorCritic",
+    "get_local_buffer_sample_tm20_imgs",
+    "tmrl_constants",
+]
