@@ -153,6 +153,8 @@ WRONG = [
     (["encoder.dropout=1"], "encoder.dropout = 1: must be a number at least 0 and less than 1"),
     (["encoder.dropout=-0.1"], "encoder.dropout = -0.1: must be a number at least 0 and less than 1"),
     (["encoder.heads=5"], "encoder.heads = 5: must divide encoder.stream_dim = 48"),
+    (["actor.hidden_dim=256"], "actor.hidden_dim = 256: must equal critic.hidden_dim = 512"),
+    (["critic=plain"], "actor.hidden_dim = 512: must equal critic.hidden_dim = 256"),
     (["encoder.prediction_horizons=[1,1]"], "encoder.prediction_horizons = [1, 1]: must not name a value"),
     (["log_std_min=abc"], "log_std_min = abc: must be a number"),
     (["log_std_min=2"], "log_std_min = 2: must be less than actor.log_std_max = 2"),

@@ -5,7 +5,7 @@ from app.config.schema import Config, SimConfig
 
 def problems(config: Config) -> list[str]:
     """Return a sentence for every rule that the configuration breaks."""
-    rules = (_log_std, _model_needs, _norm_groups, _attention_heads, _replay_size, _no_repeats)
+    rules = (_log_std, _model_needs, _norm_groups, _attention_heads, _film_widths, _replay_size, _no_repeats)
     return [problem for rule in rules for problem in rule(config)]
 
 
@@ -41,14 +41,22 @@ def _norm_groups(config: Config) -> list[str]:
 
 
 def _attention_heads(config: Config) -> list[str]:
-    encoder = config.encoder
+    heads, width = config.encoder.heads, config.encoder.stream_dim
+    if width % heads == 0:
+        return []
+    return [f"encoder.heads = {heads}: must divide encoder.stream_dim = {width}. Use encoder.heads=4."]
+
+
+def _film_widths(config: Config) -> list[str]:
+    """One FiLM generator modulates policy and Q-heads: their layers must be alike."""
+    if config.model.name != "droq_contextual":
+        return []
+    pairs = [(key, getattr(config.actor, key), getattr(config.critic, key)) for key in ("hidden_dim", "num_layers")]
     return [
-        f"encoder.heads = {encoder.heads}: must divide {key} = {width}. Use encoder.heads=4."
-        for key, width in (
-            ("encoder.stream_dim", encoder.stream_dim),
-            ("encoder.context_dim", encoder.context_dim),
-        )
-        if width % encoder.heads
+        f"actor.{key} = {actor}: must equal critic.{key} = {critic} with model=droq_contextual, "
+        "whose FiLM modulates both. Set both to the same value."
+        for key, actor, critic in pairs
+        if actor != critic
     ]
 
 

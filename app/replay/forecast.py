@@ -8,6 +8,7 @@ import psutil
 from rich.filesize import decimal
 
 from app.envs.spec import ObservationSpec
+from app.errors import UserError
 from app.replay.layout import arrays
 
 HEADROOM = 0.9  # the rest of the available memory is for the networks, the batches and everybody else
@@ -18,7 +19,7 @@ _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_
 _VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 
 
-class ReplayTooLarge(ValueError):
+class ReplayTooLarge(UserError):
     """The configured replay does not fit into the memory that is free."""
 
 
