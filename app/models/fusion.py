@@ -25,7 +25,11 @@ class ConcatFusion(nn.Module):
 
 
 class GatedFusion(nn.Module):
-    """g · W_i(image) + (1 − g) · W_f(floats) → LayerNorm, with a gate g per feature that sees both."""
+    """g · W_i(image) + (1 − g) · W_f(floats) → LayerNorm, with a gate g per feature that sees both.
+
+    W_i and the gate start at zero: what an untrained CNN says would be noise to the heads, so the image joins in
+    as far as the critic learns to use it (the same idea as FiLM's zero start).
+    """
 
     def __init__(self, image_dim: int, float_dim: int, out_dim: int):
         super().__init__()
@@ -36,6 +40,8 @@ class GatedFusion(nn.Module):
         if self.has_image:
             self.from_image = nn.Linear(image_dim, out_dim)
             self.gate = nn.Linear(image_dim + float_dim, out_dim)
+            for parameter in (*self.from_image.parameters(), *self.gate.parameters()):
+                nn.init.zeros_(parameter)
 
     def forward(self, image: Tensor | None, floats: Tensor) -> Tensor:
         """Blend (B, image_dim) and (B, float_dim) to (B, out_dim)."""
