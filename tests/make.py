@@ -14,6 +14,18 @@ from app.envs.spec import ObservationSpec
 from app.replay.batch import Batch
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
+_COMPANY = {  # options that do not suit the default model
+    "env=gym": "model=mlp",
+    "actor=mlp": "model=droq",
+    "critic=droq": "model=droq",
+    "critic=plain": "model=shared_backbone",
+}
+
+
+def with_company(option: str) -> tuple[str, ...]:
+    """One option of a group, with the model it needs where that is not the default one."""
+    return (option, _COMPANY[option]) if option in _COMPANY else (option,)
 
 
 def compose(*overrides: str) -> Config:

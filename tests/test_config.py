@@ -15,10 +15,9 @@ from app.config.describe import known_keys
 from app.config.load import ConfigError, load
 from app.config.schema import Config
 from app.tmrl_api import TorchTrainingOffline
-from tests.make import CONF
+from tests.make import CONF, OPTIONS, with_company
 
 ROOT = CONF.parent
-OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
 FAULTS = ["norm=batch", "encoder.dropout=0.1", "actor.detach=false", "log_std_min=-2"]
 
 
@@ -43,7 +42,7 @@ def switches(config: Config) -> tuple[str, float, bool, float]:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_of_every_group_composes(compose, option):
-    assert isinstance(compose(option, *(["model=mlp"] if option == "env=gym" else [])), Config)
+    assert isinstance(compose(*with_company(option)), Config)
 
 
 @pytest.mark.parametrize("model", ["droq_contextual", "droq", "shared_backbone", "mlp"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from app.envs.factory import make_env
+from app.envs.factory import make_env, make_spec
 from app.models.actor import DrivingActor
 from app.models.backbone import Backbone
 from app.models.factory import make_actor_critic
@@ -18,7 +18,7 @@ from app.replay.compress import SampleCompressor
 from app.replay.memory import ReplayMemory
 from app.tmrl_api import RolloutWorker
 from app.training.local import LocalInterface
-from tests.make import compose, make_agent, make_batch, make_observations
+from tests.make import OPTIONS, compose, make_agent, make_batch, make_observations, with_company
 
 MODELS = ("droq_contextual", "droq", "shared_backbone", "mlp")
 
@@ -36,6 +36,15 @@ def test_every_model_trains_on_every_norm_and_environment(model, norm, env):
     assert np.isfinite(list(metrics.values())).all()
     assert sum(agent.model.parts().values()) == sum(p.numel() for p in agent.model.parameters())
     assert ("backbone" in agent.model.parts()) is (env == "sim" and model != "mlp")
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_builds_and_acts(option):
+    config = compose(*with_company(option))
+    spec = make_spec(config.env)
+    actor = DrivingActor(spec.space(), spec.action_space(), config, spec)
+    actor.copy_from(make_actor_critic(config, spec))
+    assert actor.act(make_observations(spec, 1), test=True).shape == (spec.action_dim,)
 
 
 def test_backbone_nano_has_the_published_shape():
