@@ -58,7 +58,7 @@ def test_backbone_nano_has_the_published_shape():
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("env", ["sim", "sim_lidar"])
-def test_acting_equals_training_bit_for_bit(model, env):
+def test_fault_10_acting_equals_training_bit_for_bit(model, env):
     """What the worker computes from the environment equals what the trainer computes from the replay."""
     config = compose(
         f"model={model}",
@@ -69,7 +69,7 @@ def test_acting_equals_training_bit_for_bit(model, env):
         "critic.dropout=0",
     )
     spec = make_agent(f"model={model}", f"env={env}").spec
-    net = make_actor_critic(config, spec)
+    net = make_agent(f"model={model}", f"env={env}", "critic.dropout=0").model
     worker = RolloutWorker(
         env_cls=lambda: make_env(config.env, (1,), 0),
         actor_module_cls=lambda **spaces: DrivingActor(**spaces, config=config, spec=spec),
@@ -95,7 +95,7 @@ def test_acting_equals_training_bit_for_bit(model, env):
     assert checked == 60
 
 
-def test_next_observation_is_encoded_from_the_window_shifted_by_one_step():
+def test_fault_11_next_observation_is_encoded_from_the_window_shifted_by_one_step():
     """The old agent encoded o and o′ with the same window."""
     config = compose("env=sim_lidar", "training=smoke", "replay.capacity=200", "replay.batch_size=16")
     env = make_env(config.env, (1,), 0)

@@ -244,7 +244,7 @@ def png_size(path: Path) -> tuple[int, int]:
 TRAINING = {
     "epoch": 1,
     "env_steps": 200,
-    "seconds": 3.0,
+    "wall_s": 3.0,
     "loss_critic": 0.1,
     "loss_actor": -2.0,
     "q_mean": 2.0,

@@ -1,6 +1,7 @@
 """The SAC/DroQ agent: encode once per update, train the critic, then the actor, then the entropy coefficient."""
 
 import math
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -41,10 +42,11 @@ class DroQAgent(TrainingAgent):
         super().__init__(observation_space, action_space, device)
         self.cfg, cfg = config.agent, config.agent
         self.model: HybridActorCritic = make_actor_critic(config, spec).to(device, memory_format=torch.channels_last)
-        self.target = deepcopy(self.model).requires_grad_(False)
+        self.target = deepcopy(self.model).to(device).requires_grad_(False)
         self.prediction_weight, self.reward_scale = config.encoder.prediction_weight, spec.reward_scale
         self.target_entropy = -float(spec.action_dim) if cfg.target_entropy is None else cfg.target_entropy
-        self.log_alpha = torch.tensor(math.log(cfg.alpha), device=device, requires_grad=cfg.learn_entropy_coef)
+        start = math.log(max(cfg.alpha, cfg.alpha_floor))
+        self.log_alpha = torch.tensor(start, device=device, requires_grad=cfg.learn_entropy_coef)
         self.critic_params = list(self.model.critic_parameters())
         self.actor_params = list(self.model.actor_parameters())
         self.critic_optimizer = _adamw(self.critic_params, cfg.lr_critic, cfg.betas_critic, cfg.weight_decay_critic)
@@ -56,8 +58,8 @@ class DroQAgent(TrainingAgent):
 
     @property
     def alpha(self) -> Tensor:
-        """The entropy coefficient, a scalar outside every graph, never below its floor."""
-        return self.log_alpha.detach().exp().clamp(min=self.cfg.alpha_floor)
+        """The entropy coefficient, a scalar outside every graph."""
+        return self.log_alpha.detach().exp()
 
     def get_actor(self) -> DrivingActor:
         """The deployable actor with the newest weights, always the same object."""
@@ -109,7 +111,7 @@ class DroQAgent(TrainingAgent):
         seen = model.forward_features(batch.obs)
         q = model.q_from_features(seen.features, seen.film_params, batch.action)
         bellman = loss = critic_loss(q, target)
-        metrics = {f"obs.{name}": part.mean() for name, part in batch.obs.items() if part.is_floating_point()}
+        metrics = _means("obs", batch.obs) | _means("next_obs", batch.next_obs) | {"action": batch.action.mean()}
         metrics |= {"reward": batch.reward.mean(), "q_target_mean": target.mean(), "q_mean": q.mean()}
         metrics |= {"q_max": q.max(), "loss_critic": bellman}
         if seen.context is not None:
@@ -133,6 +135,8 @@ class DroQAgent(TrainingAgent):
         if self.cfg.learn_entropy_coef:
             metrics["loss_entropy"] = entropy_loss(self.log_alpha, log_prob, self.target_entropy)
             _step(self.alpha_optimizer, [self.log_alpha], metrics["loss_entropy"], None)
+            if self.cfg.alpha_floor:
+                self.log_alpha.data.clamp_(min=math.log(self.cfg.alpha_floor))
         return metrics
 
     @torch.no_grad()
@@ -142,6 +146,11 @@ class DroQAgent(TrainingAgent):
         torch._foreach_lerp_(targets, sources, 1 - self.cfg.polyak)
         if buffers:
             torch._foreach_copy_(target_buffers, buffers)
+
+
+def _means(name: str, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Means of the float parts of an observation, for the guard against NaN."""
+    return {f"{name}.{key}": part.mean() for key, part in obs.items() if part.is_floating_point()}
 
 
 def _pairs(target: HybridActorCritic, model: HybridActorCritic) -> tuple:

@@ -32,7 +32,7 @@ def critic_loss(q: Tensor, target: Tensor) -> Tensor:
 
 
 def actor_loss(q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
-    """Entropy-regularised policy loss: ``mean(alpha · log_prob − min Q)`` for q (n, B), log_prob (B,)."""
+    """Entropy-regularised policy loss of SAC: ``mean(alpha · log_prob − min Q)`` for q (n, B), log_prob (B,)."""
     return (alpha * log_prob - q.amin(0)).mean()
 
 

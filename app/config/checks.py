@@ -49,7 +49,7 @@ def _attention_heads(config: Config) -> list[str]:
 
 def _film_widths(config: Config) -> list[str]:
     """One FiLM generator modulates policy and Q-heads: their layers must be alike."""
-    if config.model.name != "droq_contextual":
+    if not config.model.contextual:
         return []
     pairs = [(key, getattr(config.actor, key), getattr(config.critic, key)) for key in ("hidden_dim", "num_layers")]
     return [
@@ -65,6 +65,10 @@ def _replay_size(config: Config) -> list[str]:
     found = []
     if batch > capacity:
         found.append(f"replay.batch_size = {batch}: must be at most replay.capacity = {capacity}. Use a smaller batch.")
+    if capacity < (least := _longest_history(config) + 2):
+        found.append(
+            f"replay.capacity = {capacity}: must be at least {least} to hold one whole transition. Use 100000."
+        )
     if start > capacity:
         found.append(
             f"training.start_training = {start}: must be at most replay.capacity = {capacity}, or training "
@@ -86,6 +90,11 @@ def _unique_lists(config: Config) -> list[tuple[str, tuple[int, ...]]]:
     if isinstance(config.env, SimConfig):
         lists += [("env.train_tracks", config.env.train_tracks), ("env.eval_tracks", config.env.eval_tracks)]
     return lists
+
+
+def _longest_history(config: Config) -> int:
+    env = config.env
+    return max(env.window, env.action_history, env.image_history) if isinstance(env, SimConfig) else 0
 
 
 def warnings(config: Config) -> list[str]:

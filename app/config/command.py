@@ -30,6 +30,9 @@ def run(command: Callable[[], object], schema: str) -> None:
         command()
     except UserError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)  # 128 + SIGINT, as shells expect
     except CompactHydraException as error:
         sys.exit(_plain(error, schema))
     except ValueError as error:

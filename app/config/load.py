@@ -21,6 +21,7 @@ _ADVICE = {
     "encoder.dropout": "Use 0.0; 0.1 is the old fault.",
     "critic.dropout": "Use 0.01, as DroQ does.",
     "device": "Use auto to take the GPU when there is one.",
+    "env.name": "Name the task for the run folder, such as env.name=walker.",
     "log_std_min": "Use -20.",
 }
 

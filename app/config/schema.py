@@ -13,6 +13,7 @@ _FROZEN = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
@@ -37,6 +38,11 @@ class ModelConfig:
     image_dim: Positive  # output of the CNN backbone
     float_dim: Positive  # width of the float branch
     fused_dim: Positive | None  # gated fusion to this width; null: concatenate both branches
+
+    @property
+    def contextual(self) -> bool:
+        """Whether the model has a context encoder and FiLM."""
+        return self.name == "droq_contextual"
 
 
 @dataclass(frozen=True, config=_FROZEN)
@@ -217,6 +223,11 @@ class TrainingConfig:
     eval_episodes: Positive  # deterministic evaluation episodes at the end of an epoch
     eval_episodes_stochastic: Positive
 
+    @property
+    def updates(self) -> int:
+        """Updates of the whole run."""
+        return self.epochs * self.rounds * self.steps
+
 
 @dataclass(frozen=True, config=_FROZEN)
 class LoggerConfig:
@@ -233,7 +244,7 @@ class LoggerConfig:
 class Config:
     """Everything a run is made from."""
 
-    seed: Count
+    seed: Seed
     device: Device
     threads: Count  # 0: every core
     log_std_min: float
@@ -263,6 +274,6 @@ class EvaluateConfig:
     episodes_stochastic: Count
     device: Device
     threads: Count
-    seed: Count
+    seed: Seed
     video: bool
     video_size: Annotated[int, Field(ge=64, le=2048)]

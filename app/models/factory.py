@@ -24,13 +24,13 @@ _CLASSES = {
 def _make_trunk(config: Config, spec: ObservationSpec) -> FloatTrunk | HybridTrunk:
     if config.model.name == "mlp":
         return FloatTrunk(spec)
-    if config.model.name == "droq_contextual":
+    if config.model.contextual:
         return ContextualTrunk(config, spec)
     return HybridTrunk(config, spec)
 
 
 def _make_policy(config: Config, spec: ObservationSpec, in_dim: int) -> PolicyHead:
-    return PolicyHead(config.actor, in_dim, spec.action_dim, modulated=config.model.name == "droq_contextual")
+    return PolicyHead(config.actor, in_dim, spec.action_dim, modulated=config.model.contextual)
 
 
 def make_policy_network(config: Config, spec: ObservationSpec) -> PolicyNetwork:
@@ -43,6 +43,5 @@ def make_actor_critic(config: Config, spec: ObservationSpec) -> HybridActorCriti
     """Build the actor-critic that ``model`` names, freshly initialised from torch's global generator."""
     trunk = _make_trunk(config, spec)
     policy = _make_policy(config, spec, trunk.out_dim)
-    modulated = config.model.name == "droq_contextual"
-    q_heads = QHeads(config.critic, trunk.out_dim, spec.action_dim, modulated)
+    q_heads = QHeads(config.critic, trunk.out_dim, spec.action_dim, modulated=config.model.contextual)
     return _CLASSES[config.model.name](trunk, policy, q_heads, config.actor.detach)

@@ -95,8 +95,8 @@ def _headline(path: Path, lines: Lines) -> str:
     facts = [f"{last['step']:,} updates"]
     if last.get("env_steps") is not None:
         facts.append(f"{last['env_steps']:,} environment steps")
-    if last.get("seconds") is not None:
-        facts.append(duration(last["seconds"]))
+    if last.get("wall_s") is not None:
+        facts.append(duration(last["wall_s"]))
     return f"{path.parent.name} after " + " · ".join(facts)
 
 

@@ -68,7 +68,7 @@ def _metrics(episodes: Sequence[Episode], policy: str) -> dict[str, float]:
         found[f"laps_{policy}"] = sum(episode.outcome == "lap" for episode in episodes) / len(episodes)
     times = [episode.lap_time for episode in episodes if episode.lap_time is not None]
     if times:
-        found[f"lap_time_{policy}"] = statistics.fmean(times)
+        add(f"lap_time_{policy}", times)
     for outcome, count in sorted(Counter(episode.outcome for episode in episodes).items()):
         found[f"outcome_{policy}/{outcome}"] = count / len(episodes)
     return found

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import yaml
 from omegaconf import OmegaConf
 
 from app.config.load import load
@@ -51,8 +52,8 @@ def assess(cfg: EvaluateConfig) -> float:
     console.print(f"result  {path}", soft_wrap=True)
     if cfg.video:
         video = folder.path / "videos" / "evaluation.mp4"
-        if film_best(actor, config.env, starts, evaluation.deterministic, cfg.seed, cfg.video_size, video):
-            console.print(f"video   {video}", soft_wrap=True)
+        if filmed := film_best(actor, config.env, starts, evaluation.deterministic, cfg.seed, cfg.video_size, video):
+            console.print(f"video   {video} ({filmed})", soft_wrap=True)
     return evaluation.metrics()["return_test_det"]
 
 
@@ -64,13 +65,19 @@ def film_best(
     seed: int,
     size: int,
     path: Path,
-) -> bool:
-    """Film the best of some deterministic episodes again; False where the task cannot be rendered."""
+) -> str:
+    """Film the best of some deterministic episodes again.
+
+    Returns:
+        How the filmed episode ended; "" where the task cannot be rendered. It may differ from what was evaluated: a
+        forward pass for several cars rounds differently from one for a single car.
+    """
     best = int(np.argmax([episode.ret for episode in episodes]))
-    frames, _ = record(actor, env, starts[best], seed, size)
-    if frames:
-        write_video(path, frames, round(1 / env.step_s) if isinstance(env, SimConfig) else 30)
-    return bool(frames)
+    frames, episode = record(actor, env, starts[best], seed, size)
+    if not frames:
+        return ""
+    write_video(path, frames, max(1, round(1 / env.step_s)) if isinstance(env, SimConfig) else 30)
+    return f"{episode.outcome}, return {episode.ret:.1f}"
 
 
 def eval_tracks(env: EnvConfig) -> tuple[int, ...]:
@@ -82,7 +89,10 @@ def _config_of(folder: RunFolder) -> Config:
     for path, what in ((folder.config, "no run"), (folder.best_actor, "a run without a best policy yet")):
         if not path.is_file():
             raise UserError(f"run = {folder.path}: holds {what} ({path} is missing). Name a folder below runs/.")
-    return load(OmegaConf.load(folder.config))
+    try:
+        return load(OmegaConf.load(folder.config))
+    except yaml.YAMLError as error:
+        raise UserError(f"{folder.config}: is damaged: {str(error).splitlines()[0]}") from None
 
 
 def _tracks(cfg: EvaluateConfig, config: Config) -> tuple[int, ...]:

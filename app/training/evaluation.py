@@ -1,7 +1,7 @@
 """Evaluation episodes: several at once, from fixed starts, with one forward pass for all of them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import gymnasium
@@ -44,11 +44,10 @@ class Evaluator:
     Args:
         cfg: the environment.
         seed: seeds the sampling of stochastic episodes.
-        on_step: called while episodes run, so that a person sees life.
     """
 
-    def __init__(self, cfg: EnvConfig, seed: int, on_step: Callable[[], None] = lambda: None):
-        self.cfg, self.seed, self.on_step = cfg, seed, on_step
+    def __init__(self, cfg: EnvConfig, seed: int):
+        self.cfg, self.seed = cfg, seed
         self._envs: list[gymnasium.Env] = []
 
     def evaluate(self, actor: DrivingActor, det: Sequence[Start], stoch: Sequence[Start]) -> Evaluation:
@@ -63,7 +62,7 @@ class Evaluator:
         observations = [_reset(env, self.cfg, start) for env, start in zip(envs, starts, strict=True)]
         returns, lengths, ends = [0.0] * len(starts), [0] * len(starts), [{} for _ in starts]
         running = list(range(len(starts)))
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=_used_gpus()):
             torch.manual_seed(self.seed)
             while running:
                 actions = actor.actions(_stack([observations[i] for i in running], actor.device), test).cpu().numpy()
@@ -73,7 +72,6 @@ class Evaluator:
                     lengths[i] += 1
                     if terminated or truncated:
                         running.remove(i)
-                self.on_step()
         return tuple(_episode(*row) for row in zip(starts, returns, lengths, ends, strict=True))
 
     def close(self) -> None:
@@ -100,6 +98,11 @@ def record(
         total, length, ended = total + reward, length + 1, terminated or truncated
     env.close()
     return [frame for frame in frames if frame is not None], _episode(start, total, length, info)
+
+
+def _used_gpus() -> range:
+    """The GPUs whose generators this process may have used; asking about others would start them."""
+    return range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
 
 
 def _reset(env: gymnasium.Env, cfg: EnvConfig, start: Start) -> dict[str, np.ndarray]:

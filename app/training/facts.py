@@ -1,5 +1,7 @@
 """What the start banner says, gathered from the configuration and from what was built."""
 
+import math
+
 import torch
 
 from app.config.checks import warnings
@@ -14,7 +16,7 @@ from app.training.folder import RunFolder
 def fault_facts(config: Config, spec: ObservationSpec) -> tuple[FaultFact, ...]:
     """The eight faults with this run's setting of each; ``fixed`` is None where the model has no such part."""
     agent, utd = config.agent, config.training.max_training_steps_per_env_step
-    contextual, trunk = config.model.name == "droq_contextual", config.model.name != "mlp"
+    contextual, trunk = config.model.contextual, config.model.name != "mlp"
     detach = config.actor.detach
     betas2 = (agent.betas_critic[1], agent.betas_actor[1])
     rows = [
@@ -67,8 +69,8 @@ def banner_facts(
 ) -> BannerFacts:
     """Everything the banner shows."""
     training = config.training
-    updates = training.epochs * training.rounds * training.steps
-    env_steps = training.start_training + -(-updates // training.max_training_steps_per_env_step)
+    updates = training.updates
+    env_steps = training.start_training + math.ceil(updates / training.max_training_steps_per_env_step)
     observation = {"floats": str(spec.float_dim)}
     if spec.image_shape:
         observation["images"] = " × ".join(map(str, spec.image_shape)) + " uint8"
@@ -88,7 +90,7 @@ def banner_facts(
         schedule=ScheduleFacts(
             training.epochs,
             updates,
-            int(env_steps),
+            env_steps,
             training.max_training_steps_per_env_step,
             config.replay.batch_size,
         ),

@@ -1,5 +1,7 @@
 """The run folder: where things lie, and how they get there whole."""
 
+import contextlib
+import itertools
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -7,9 +9,11 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from app.config.schema import Config
+from app.errors import UserError
 from app.models.actor import DrivingActor
 from app.reporting.files import replacing, strict_json
 
@@ -36,20 +40,14 @@ class RunFolder:
     @classmethod
     def create(cls, config: Config) -> "RunFolder":
         """Make a new folder; a name that is taken gets the next free number, so nothing is overwritten."""
-        parent = Path(config.runs_dir)
-        parent.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while True:
-            path = parent / (config.run_name if number == 1 else f"{config.run_name}-{number}")
-            try:
-                path.mkdir()  # fails if it exists: two runs started together never share a folder
-                break
-            except FileExistsError:
-                number += 1
-        folder = cls(path)
-        for file in (folder.checkpoint, folder.best_actor, folder.best_video):
-            file.parent.mkdir()
-        folder.config.write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False), encoding="utf-8")
+        try:
+            folder = cls(_new_folder(Path(config.runs_dir), config.run_name))
+            folder.config.write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False), encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"runs_dir = {config.runs_dir}: no run folder can be made there ({error.strerror}). "
+                "Name a folder that can be written, such as runs_dir=runs."
+            ) from None
         return folder
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
@@ -65,8 +63,24 @@ class RunFolder:
             temporary.write_text(strict_json(result, indent=2) + "\n", encoding="utf-8")
 
     def load_best(self, actor: DrivingActor) -> None:
-        """Load the weights of the best policy; nothing in the file can execute."""
-        actor.load_state_dict(load_file(self.best_actor))
+        """Load the weights of the best policy; nothing in the file can execute.
+
+        Raises:
+            UserError: the file is damaged or holds another network.
+        """
+        try:
+            actor.load_state_dict(load_file(self.best_actor))
+        except (SafetensorError, RuntimeError, OSError) as error:
+            raise UserError(f"{self.best_actor}: cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        path = parent / (name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()  # fails if it exists: two runs started together never share a folder
+            return path
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from app.models.actor import DrivingActor
 from app.tmrl_api import Buffer, RolloutWorker
 
+AT_ONCE = 20  # steps a call
+
 
 class LocalInterface:
     """Steps a worker in this process exactly as often as the loop asks for.
@@ -20,9 +22,9 @@ class LocalInterface:
         self._return, self._length = 0.0, 0
 
     def retrieve_buffer(self) -> Buffer:
-        """Collect the missing steps and hand them over, reset rows included."""
+        """Collect missing steps, a few at most so that a person sees them arrive; reset rows are included."""
         worker = self.worker
-        for _ in range(self.missing_env_steps()):
+        for _ in range(min(self.missing_env_steps(), AT_ONCE)):
             self._step()
         buffer, worker.buffer = worker.buffer, Buffer()
         worker.buffer.stat_train_return = buffer.stat_train_return

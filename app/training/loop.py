@@ -1,7 +1,6 @@
 """tmrl's training loop with an exact ratio of updates to environment steps."""
 
 import math
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -37,8 +36,8 @@ class DrivingTraining(TorchTrainingOffline):
         on_update: Callable[["DrivingTraining"], None],
     ):
         training, agent = config.training, config.agent
-        self.on_update = on_update
-        horizons = config.encoder.prediction_horizons if config.model.name == "droq_contextual" else ()
+        self.config, self.on_update = config, on_update
+        horizons = config.encoder.prediction_horizons if config.model.contextual else ()
         super().__init__(
             env_cls=(spec.space(), spec.action_space()),
             memory_cls=partial(
@@ -51,7 +50,6 @@ class DrivingTraining(TorchTrainingOffline):
             update_model_interval=training.update_model_interval,
             update_buffer_interval=1,
             max_training_steps_per_env_step=training.max_training_steps_per_env_step,
-            sleep_between_buffer_retrieval_attempts=0.0,
             start_training=training.start_training,
             device=device,
         )
@@ -59,7 +57,7 @@ class DrivingTraining(TorchTrainingOffline):
     @property
     def updates_wanted(self) -> int:
         """Updates of the whole run."""
-        return self.epochs * self.rounds * self.steps
+        return self.config.training.updates
 
     def missing_env_steps(self) -> int:
         """Environment steps to collect before the next update is due; 0 when the run has all its updates."""
@@ -78,5 +76,4 @@ class DrivingTraining(TorchTrainingOffline):
         self.on_update(self)
         while self.missing_env_steps() > 0:
             self.update_buffer(interface)
-            if self.missing_env_steps() > 0:
-                time.sleep(self.sleep_between_buffer_retrieval_attempts)
+            self.on_update(self)

@@ -51,16 +51,16 @@ def train(config: Config) -> float:
     spec = make_spec(config.env)
     memory = forecast(spec, config.replay.capacity)
     check(memory)
-    folder, console = RunFolder.create(config), make_console()
-    progress = Progress(config.logger.progress, _updates(config), config.training.epochs, console)
+    console = make_console()
+    progress = Progress(config.logger.progress, config.training.updates, config.training.epochs, console)
     training = DrivingTraining(config, spec, device, partial(_show, progress))
+    folder = RunFolder.create(config)
     print_banner(console, banner_facts(config, spec, training.agent.model, memory, folder, device))
     run = Run(config, spec, folder, console, progress, training)
     try:
-        stop_reason = run.to_the_end()
+        return run.conclude(run.to_the_end())
     finally:
         run.close()
-    return run.conclude(stop_reason)
 
 
 class Run:
@@ -86,16 +86,19 @@ class Run:
 
     def to_the_end(self) -> str:
         """Run every epoch; returns why it stopped."""
-        self.progress.start()
-        self.interface.broadcast_model(self.training.agent.get_actor())
         try:
+            self.progress.start()
+            self.save_checkpoint()  # a run that fails in its first epoch leaves what it began with
+            self.interface.broadcast_model(self.training.agent.get_actor())
             while self.training.epoch < self.training.epochs:
                 self.epoch()
         except KeyboardInterrupt:
             return "interrupted"
         except NonFiniteError as error:
-            self.console.print(f"[bold red]{error}")
+            self.console.print(str(error), style="bold red", markup=False)
             return f"not finite: {error.quantity}"
+        finally:
+            self.progress.stop()
         return "finished"
 
     def epoch(self) -> None:
@@ -108,10 +111,15 @@ class Run:
         metrics |= evaluation | self._counters()
         self.writer.write(self.training.total_updates, metrics)
         if evaluation["return_test_det"] > self.best.get("return_test_det", -math.inf):
-            self.best = {**evaluation, "best_epoch": self.training.epoch}
-            self.folder.save_best(self.actor, self.best)
-        self.folder.save_checkpoint({"agent": self.training.agent.state_dict(), **self._counters()})
+            best = {**evaluation, "best_epoch": self.training.epoch}
+            self.folder.save_best(self.actor, best)
+            self.best = best
+        self.save_checkpoint()
         self.progress.evaluated(evaluation)
+
+    def save_checkpoint(self) -> None:
+        """Keep the learner as it is now."""
+        self.folder.save_checkpoint({"agent": self.training.agent.state_dict(), **self._counters()})
 
     def starts(self, offset: float) -> tuple[Sequence[Start], Sequence[Start]]:
         """Deterministic and stochastic evaluation starts with this offset."""
@@ -120,27 +128,45 @@ class Run:
         return tuple(make_starts(env, eval_tracks(env), count, offset) for count in counts)
 
     def conclude(self, stop_reason: str) -> float:
-        """Judge the best policy on fresh starts, draw, film, sum up; returns the objective."""
-        summary: dict[str, Any] = {
-            "run_name": self.folder.path.name,
-            "stop_reason": stop_reason,
-            **self._counters(),
+        """Judge the best policy on fresh starts, draw, film, sum up; returns the objective, NaN without a policy.
+
+        Ctrl-C cuts this short; the summary is written in any case.
+        """
+        summary: dict[str, Any] = {"run_name": self.folder.path.name, "stop_reason": stop_reason}
+        summary |= {**self._counters(), "selection": self.best}
+        paths: dict[str, Any] = {
+            "folder": self.folder.path,
+            "metrics": self.folder.metrics,
+            "summary": self.folder.summary,
         }
-        paths = {"folder": self.folder.path, "metrics": self.folder.metrics}
-        if self.best:
-            self.folder.load_best(self.actor)
-            evaluation = self.evaluator.evaluate(self.actor, *self.starts(REPORT))
-            summary |= evaluation.metrics() | {"best_epoch": self.best["best_epoch"]}
-            paths |= {"best": self.folder.best_actor} | self._pictures(evaluation)
-        summary |= {"selection": self.best, "paths": paths, "objective": summary.get("return_test_det")}
+        try:
+            if self.best:
+                self.console.print("judging the best policy on fresh starts; Ctrl-C skips this")
+                summary |= self._judge(paths)
+        except KeyboardInterrupt:
+            self.console.print("skipped")
+        objective = summary[self.config.objective] if self.config.objective in summary else math.nan
+        summary |= {"paths": paths, "objective": objective}
         write_summary(self.folder.summary, summary)
         print_summary(self.console, summary)
-        return summary.get("return_test_det", math.nan)
+        return objective
 
     def close(self) -> None:
-        """Stop showing, flush what was written."""
-        self.progress.stop()
+        """Flush what was written and free the environments."""
         self.writer.close()
+        self.evaluator.close()
+        self.worker.env.close()
+
+    def _judge(self, paths: dict[str, Any]) -> dict[str, Any]:
+        """Evaluate the best policy on starts that did not choose it, and draw; adds to ``paths``."""
+        self.folder.load_best(self.actor)
+        paths["best"] = self.folder.best_actor
+        evaluation = self.evaluator.evaluate(self.actor, *self.starts(REPORT))
+        try:
+            paths |= self._pictures(evaluation)
+        except Exception as error:  # a codec or a display that is missing must not cost the result
+            self.console.print(f"no pictures: {error}", style="yellow", markup=False)
+        return evaluation.metrics() | {"best_epoch": self.best["best_epoch"]}
 
     def _pictures(self, evaluation: Evaluation) -> dict[str, Any]:
         logger, folder, paths = self.config.logger, self.folder, {}
@@ -180,7 +206,7 @@ _METRICS = (
 
 
 def _make_worker(config: Config, spec: ObservationSpec, folder: RunFolder) -> RolloutWorker:
-    """A standalone worker on the training tracks; its weights arrive by ``broadcast_model``."""
+    """A standalone worker on the training tracks; the actor it builds is replaced by ``broadcast_model``."""
     tracks = config.env.train_tracks if isinstance(config.env, SimConfig) else ()
     return RolloutWorker(
         env_cls=partial(make_env, config.env, tracks, config.seed),
@@ -189,10 +215,6 @@ def _make_worker(config: Config, spec: ObservationSpec, folder: RunFolder) -> Ro
         model_path=str(folder.path / "weights" / "worker.tmod"),
         standalone=True,
     )
-
-
-def _updates(config: Config) -> int:
-    return config.training.epochs * config.training.rounds * config.training.steps
 
 
 def _show(progress: Progress, training: DrivingTraining) -> None:
