@@ -97,3 +97,21 @@ def test_state_holds_tensors_and_plain_values_only(tmp_path):
     loaded = torch.load(tmp_path / "state.pt", weights_only=True)
     assert loaded["updates"] == 1
     assert all(torch.equal(loaded["model"][k], v) for k, v in agent.model.state_dict().items())
+
+
+def test_the_image_branch_learns_at_its_own_rate():
+    agent = make_agent("env=sim", "agent.lr_backbone=1e-5", "agent.lr_critic=2e-4")
+    rest, images = agent.critic_optimizer.param_groups
+    assert (rest["lr"], images["lr"]) == (2e-4, 1e-5)
+    assert {id(p) for p in agent.model.trunk.backbone.parameters()} < {id(p) for p in images["params"]}
+    assert len(make_agent("env=sim_lidar").critic_optimizer.param_groups) == 1
+
+
+def test_the_image_branch_starts_silent_and_learns_to_speak():
+    agent = make_agent("env=sim")
+    obs = make_batch(agent.spec, 4).obs
+    other = {**obs, "images": 255 - obs["images"]}
+    features = agent.model.forward_features
+    assert torch.equal(features(obs).features, features(other).features)
+    agent.train(make_batch(agent.spec, 4))
+    assert not torch.equal(features(obs).features, features(other).features)

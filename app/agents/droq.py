@@ -49,12 +49,19 @@ class DroQAgent(TrainingAgent):
         self.log_alpha = torch.tensor(start, device=device, requires_grad=cfg.learn_entropy_coef)
         self.critic_params = list(self.model.critic_parameters())
         self.actor_params = list(self.model.actor_parameters())
-        self.critic_optimizer = _adamw(self.critic_params, cfg.lr_critic, cfg.betas_critic, cfg.weight_decay_critic)
+        self.critic_optimizer = _adamw(self._critic_groups(), cfg.lr_critic, cfg.betas_critic, cfg.weight_decay_critic)
         self.actor_optimizer = _adamw(self.actor_params, cfg.lr_actor, cfg.betas_actor, cfg.weight_decay_actor)
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=cfg.lr_entropy)
         self.updates = 0
         self._target_pairs = _pairs(self.target, self.model)
         self._actor = DrivingActor(observation_space, action_space, config, spec)
+
+    def _critic_groups(self) -> list[dict[str, Any]]:
+        """The critic's parameters, the image branch with a learning rate of its own."""
+        images = list(self.model.image_parameters())
+        ids = {id(p) for p in images}
+        rest = [p for p in self.critic_params if id(p) not in ids]
+        return [{"params": rest}, *([{"params": images, "lr": self.cfg.lr_backbone}] if images else [])]
 
     @property
     def alpha(self) -> Tensor:
@@ -158,7 +165,9 @@ def _pairs(target: HybridActorCritic, model: HybridActorCritic) -> tuple:
     return parameters, (list(target.buffers()), list(model.buffers()))
 
 
-def _adamw(parameters: list[Tensor], lr: float, betas: tuple[float, float], decay: float) -> torch.optim.Optimizer:
+def _adamw(
+    parameters: list[Tensor] | list[dict[str, Any]], lr: float, betas: tuple[float, float], decay: float
+) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=decay, fused=True)
 
 

@@ -126,6 +126,7 @@ class AgentConfig:
     target_entropy: float | None  # null: minus the number of action dimensions
     lr_actor: PositiveFloat
     lr_critic: PositiveFloat
+    lr_backbone: PositiveFloat  # the CNN and its way into the fusion
     lr_entropy: PositiveFloat
     betas_actor: tuple[Beta, Beta]
     betas_critic: tuple[Beta, Beta]

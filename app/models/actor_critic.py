@@ -65,6 +65,11 @@ class HybridActorCritic(PolicyNetwork):
         yield from self.trunk.parameters()
         yield from self.q_heads.parameters()
 
+    def image_parameters(self) -> Iterator[nn.Parameter]:
+        """The critic's parameters that only images reach: the backbone and its way into the fusion."""
+        prefixes = ("backbone.", "fusion.from_image.", "fusion.gate.")
+        yield from (p for name, p in self.trunk.named_parameters() if name.startswith(prefixes))
+
     def parts(self) -> dict[str, int]:
         """Parameter count of every part, by name."""
         modules = {**dict(self.trunk.named_children()), "policy": self.policy, "q_heads": self.q_heads}
