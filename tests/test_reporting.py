@@ -56,6 +56,7 @@ def test_evaluation_metrics_by_hand():
             "lap_share_det_std": 0.4,
             "laps_det": 0.5,
             "lap_time_det": 40.0,
+            "lap_time_det_std": 0.0,
             "outcome_det/lap": 0.5,
             "outcome_det/off_track": 0.5,
             "return_test_stoch": 100.0,
