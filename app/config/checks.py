@@ -71,8 +71,8 @@ def _replay_size(config: Config) -> list[str]:
         )
     if start > capacity:
         found.append(
-            f"training.start_training = {start}: must be at most replay.capacity = {capacity}, or training "
-            "never starts. Use a larger replay.capacity."
+            f"training.start_training = {start}: must be at most replay.capacity = {capacity}, or the "
+            "first steps are overwritten before they are learned from. Use a larger replay.capacity."
         )
     return found
 
