@@ -126,7 +126,7 @@ def _quiet_import():
 with _quiet_import():
     from tmrl.actor import TorchActorModule
     from tmrl.memory import TorchMemory
-    from tmrl.networking import Buffer, RolloutWorker
+    from tmrl.networking import Buffer, RolloutWorker, iterate_epochs
     from tmrl.training import TrainingAgent
     from tmrl.training_offline import TorchTrainingOffline
 
@@ -137,4 +137,5 @@ __all__ = [
     "TorchMemory",
     "TorchTrainingOffline",
     "TrainingAgent",
+    "iterate_epochs",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from app.reporting.files import strict_json
+from app.files import strict_json
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -23,6 +23,7 @@ import torch
 from app.config.schema import ReplayConfig
 from app.envs.spec import ObservationSpec
 from app.replay.memory import ReplayMemory
+from app.replay.storage import MemoryStorage
 from app.tmrl_api import Buffer, TorchMemory
 from benchmarks.common import machine, markdown, parser, publish, take_turns
 from benchmarks.tmrl_peer import MemoryTMFull, get_local_buffer_sample_tm20_imgs
@@ -104,7 +105,7 @@ def measure(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
     """
     cfg = ReplayConfig(capacity=rows, batch_size=batch_size)
     ours, our_bytes = filled(
-        lambda: ReplayMemory(SPEC, cfg, 1, 0.99, (1, 3, 5), nb_steps=1, device="cpu", seed=0), as_ours, rows
+        lambda: ReplayMemory(SPEC, cfg, 1, 0.99, (1, 3, 5), 1, "cpu", seed=0, storage=MemoryStorage()), as_ours, rows
     )
     peer, peer_bytes = filled(
         lambda: MemoryTMFull(memory_size=rows, batch_size=batch_size, imgs_obs=4, act_buf_len=2),

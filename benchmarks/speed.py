@@ -31,6 +31,7 @@ from app.envs.factory import make_env
 from app.replay.batch import Batch
 from app.replay.compress import SampleCompressor
 from app.replay.memory import ReplayMemory
+from app.replay.storage import MemoryStorage
 from app.tmrl_api import Buffer
 from app.training.setup import prepare
 from benchmarks.common import ROOT, machine, markdown, number, parser, publish, take_turns
@@ -66,6 +67,7 @@ def make_ours(threads: int, batch_size: int, *overrides: str) -> Ours:
         nb_steps=1,
         device=device,
         seed=config.seed,
+        storage=MemoryStorage(),
     )
     obs = _drive(env, memory)
     return Ours(agent, memory.sample(), obs)

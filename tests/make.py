@@ -14,7 +14,10 @@ from app.envs.spec import ObservationSpec
 from app.replay.batch import Batch
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml"))
+_ADDED = ("restart",)  # groups that are not in the defaults list: chosen with a plus
+OPTIONS = sorted(
+    f"{'+' if path.parent.name in _ADDED else ''}{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml")
+)
 _COMPANY = {  # options that do not suit the default model
     "env=gym": "model=mlp",
     "actor=mlp": "model=droq",

@@ -125,7 +125,7 @@ def test_every_yaml_key_is_a_field_and_every_field_a_yaml_key(compose, env):
 
 def test_every_option_of_a_group_has_the_same_keys():
     for group in sorted({option.partition("=")[0] for option in OPTIONS} - {"env", "experiment"}):
-        options = [yaml.safe_load(path.read_text("utf-8")) for path in (CONF / group).glob("*.yaml")]
+        options = [yaml.safe_load(path.read_text("utf-8")) for path in (CONF / group.strip("+")).glob("*.yaml")]
         assert len({frozenset(option) - {"defaults"} for option in options}) == 1, group
 
 
@@ -245,7 +245,7 @@ def test_a_mistake_on_the_command_line_is_one_message_and_exit_code_1(argument, 
 def test_help_lists_every_group():
     done = run_command("--help")
     assert done.returncode == 0
-    assert all(f"{option.partition('=')[0]}:" in done.stdout for option in OPTIONS)
+    assert all(f"{option.strip('+').partition('=')[0]}:" in done.stdout for option in OPTIONS)
 
 
 def test_cfg_job_is_the_composed_configuration():

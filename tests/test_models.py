@@ -16,6 +16,7 @@ from app.models.inputs import ScaleInputs
 from app.models.stacked import StackedLayerNorm, StackedLinear, spectral_norm
 from app.replay.compress import SampleCompressor
 from app.replay.memory import ReplayMemory
+from app.replay.storage import MemoryStorage
 from app.tmrl_api import RolloutWorker
 from app.training.local import LocalInterface
 from tests.make import OPTIONS, compose, make_agent, make_batch, make_observations, with_company
@@ -80,7 +81,7 @@ def test_fault_10_acting_equals_training_bit_for_bit(model, env):
     seen = []
     act = worker.actor.act_
     worker.actor.act_ = lambda obs, test: seen.append(obs) or act(obs, test)
-    memory = ReplayMemory(spec, config.replay, 1, 0.99, (), 1, "cpu", 0)
+    memory = ReplayMemory(spec, config.replay, 1, 0.99, (), 1, "cpu", 0, MemoryStorage())
     interface = LocalInterface(worker, lambda: 20)
     for _ in range(3):
         memory.append(interface.retrieve_buffer())
@@ -101,7 +102,7 @@ def test_fault_11_next_observation_is_encoded_from_the_window_shifted_by_one_ste
     """The old agent encoded o and o′ with the same window."""
     config = compose("env=sim_lidar", "training=smoke", "replay.capacity=200", "replay.batch_size=16")
     env = make_env(config.env, (1,), 0)
-    memory = ReplayMemory(env.spec_, config.replay, 1, 0.99, (), 1, "cpu", 0)
+    memory = ReplayMemory(env.spec_, config.replay, 1, 0.99, (), 1, "cpu", 0, MemoryStorage())
     worker = RolloutWorker(lambda: env, lambda **_: _Still(), SampleCompressor(env.spec_), standalone=True)
     memory.append(LocalInterface(worker, lambda: 20).retrieve_buffer())
     batch = memory.sample()

@@ -24,7 +24,9 @@ from app.replay.forecast import (
     check,
     forecast,
 )
+from app.replay.layout import capacity_of, slack_of
 from app.replay.memory import ReplayMemory
+from app.replay.storage import MemoryStorage
 from app.tmrl_api import Buffer
 
 GAMMA = 0.9
@@ -44,9 +46,9 @@ def make_spec(sensors=5, action_dim=2, action_history=2, image=(4, 3, 2), window
     )
 
 
-def make_memory(spec, capacity=500, batch_size=64, n_step=1, horizons=HORIZONS, seed=0, **kwargs):
-    cfg = ReplayConfig(capacity=capacity, batch_size=batch_size)
-    return ReplayMemory(spec, cfg, n_step, GAMMA, horizons, nb_steps=3, device="cpu", seed=seed, **kwargs)
+def make_memory(spec, capacity=500, batch_size=64, n_step=1, horizons=HORIZONS, seed=0, storage=None, slack=0):
+    cfg, storage = ReplayConfig(capacity=capacity, batch_size=batch_size), storage or MemoryStorage()
+    return ReplayMemory(spec, cfg, n_step, GAMMA, horizons, 3, "cpu", seed, storage, slack)
 
 
 def record(spec, lengths, seed=0, endings=("terminated", "truncated", "cut")):
@@ -203,10 +205,11 @@ def test_stale_window_rows_of_a_wrapped_ring_are_seen():
     """Rows before a reset are zeros even where the ring holds NaN from an episode long gone."""
     spec = make_spec()
 
-    def dirty(name, shape, dtype):
-        return np.full(shape, np.nan if dtype.kind == "f" else 1, dtype)
+    class Dirty(MemoryStorage):
+        def array(self, name, shape, dtype):
+            return np.full(shape, np.nan if dtype.kind == "f" else 1, dtype)
 
-    memory = make_memory(spec, allocate=dirty)
+    memory = make_memory(spec, storage=Dirty())
     batch = feed(memory, spec, record(spec, [3, 2, 4])).sample()
     assert all(tensor.isfinite().all() for tensor in (batch.obs["window"], batch.next_obs["window"], batch.reward))
     assert batch.future_rewards.isfinite().all()
@@ -351,15 +354,17 @@ def test_single_transition_differs_from_tmrls_order():
 def test_restored_replay_samples_something_else():
     spec = make_spec()
     steps = record(spec, [20] * 10)
-    stored = {}
 
-    def keep(name, shape, dtype):
-        return stored.setdefault(name, np.zeros(shape, dtype))
+    class Kept(MemoryStorage):
+        arrays = {}
 
-    memory = feed(make_memory(spec, capacity=90, allocate=keep), spec, steps[:150])
+        def array(self, name, shape, dtype):
+            return self.arrays.setdefault(name, np.zeros(shape, dtype))
+
+    memory = feed(make_memory(spec, capacity=90, storage=Kept()), spec, steps[:150])
     memory.sample()
     state = json.loads(json.dumps(memory.state_dict()))
-    again = make_memory(spec, capacity=90, allocate=keep, seed=99)
+    again = make_memory(spec, capacity=90, storage=Kept(), seed=99)
     again.load_state_dict(state)
     assert len(again) == 90 and again.env_steps == memory.env_steps
     assert torch.equal(again.sample().obs["window"], memory.sample().obs["window"])
@@ -382,11 +387,11 @@ def test_compressor_is_not_picklable_or_keeps_whole_observations():
 @pytest.mark.parametrize("image", [(4, 64, 64), (4, 32, 32), None])
 def test_memory_exceeds_the_raw_bytes(image):
     spec = make_spec(22, 3, 2, image, 16, (0, *range(3, 22)))
-    memory = make_memory(spec, capacity=1000)
+    memory = make_memory(spec, capacity=1000, slack=slack_of(1000))
     frame = 0 if image is None else image[1] * image[2]
-    assert memory.nbytes <= 1.1 * 1000 * (frame + 26 * 4)
+    assert memory.nbytes <= 1.1 * 2024 * (frame + 26 * 4)
     told = forecast(spec, 1000)
-    assert told.total_bytes == memory.nbytes and told.bytes_per_step * 1000 == memory.nbytes
+    assert told.total_bytes == memory.nbytes and told.bytes_per_step * 2024 == memory.nbytes
 
 
 # --- forecast ---
@@ -394,6 +399,7 @@ def test_memory_exceeds_the_raw_bytes(image):
 
 def test_too_large_replay_is_refused_without_advice():
     told = Forecast(
+        capacity=1_000_000,
         bytes_per_step=4000,
         total_bytes=4_000_000_000,
         available_bytes=2_000_000_000,
@@ -417,6 +423,13 @@ def test_replay_that_fits_is_refused_or_takes_the_last_byte():
     assert forecast(spec, fitting).total_bytes <= HEADROOM * available_memory() * 1.2  # others allocate meanwhile
     with pytest.raises(ReplayTooLarge):
         check(forecast(spec, fitting * 2))
+
+
+@given(rows=st.integers(0, 10**9))
+def test_slack_is_left_out_of_the_capacity_that_fits(rows):
+    fitting = capacity_of(rows)
+    assert fitting == 0 or fitting + slack_of(fitting) <= rows
+    assert fitting + 2 + slack_of(fitting + 2) > rows
 
 
 @pytest.mark.parametrize("version", [1, 2])

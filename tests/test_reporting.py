@@ -1,5 +1,6 @@
 """What a person sees: numbers in files, tables and pictures."""
 
+import errno
 import io
 import json
 import logging
@@ -14,6 +15,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
+from app.reporting import metrics as metrics_module
 from app.reporting.banner import BannerFacts, FaultFact, ReplayFacts, ScheduleFacts, print_banner
 from app.reporting.curves import plot_curves, read_metrics
 from app.reporting.formatting import duration, number
@@ -83,7 +85,7 @@ def test_a_task_without_laps_has_no_lap_metrics():
 
 
 def test_metrics_lines_are_strict_json_and_readable_at_once(tmp_path):
-    writer = MetricsWriter(tmp_path, tensorboard=False)
+    writer = MetricsWriter(tmp_path, tensorboard=False, after=0)
     writer.write(10, {"loss": math.nan, "q": math.inf, "alpha": np.float32(0.5), "epoch": 1})
     writer.write(20, {"loss": 1.5})
     first, second = (tmp_path / "metrics.jsonl").read_text().splitlines()  # before close: flushed
@@ -93,21 +95,58 @@ def test_metrics_lines_are_strict_json_and_readable_at_once(tmp_path):
     writer.close()
 
 
-def test_a_continued_run_appends_and_drops_a_torn_line(tmp_path):
+def test_a_continued_run_drops_what_comes_again_and_a_torn_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "lo')
     assert [line["step"] for line in read_metrics(path)] == [1, 2]
-    writer = MetricsWriter(tmp_path, tensorboard=False)
-    writer.write(2, {"again": 1.0})  # the last checkpoint was that of step 1
+    writer = MetricsWriter(tmp_path, tensorboard=False, after=1)  # the last checkpoint was that of step 1
+    writer.write(2, {"again": 1.0})
     writer.close()
-    assert len(path.read_text().splitlines()) == 3
-    assert read_metrics(path) == [{"step": 1}, {"step": 2, "again": 1.0}]
+    assert path.read_text() == '{"step": 1}\n{"step": 2, "again": 1.0}\n'
+
+
+def test_a_full_disk_costs_a_line_and_one_warning(tmp_path, caplog, monkeypatch):
+    writer = MetricsWriter(tmp_path, tensorboard=False, after=0)
+    writer.write(1, {})
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(metrics_module, "_append", _raise_full)
+        writer.write(2, {})
+        writer.write(3, {})
+    writer.write(4, {})
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 4]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_half_a_line_never_stays(tmp_path, monkeypatch):
+    class Full(io.FileIO):
+        def write(self, data):
+            return super().write(data[:5])
+
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"{}\n")
+    monkeypatch.setattr(Path, "open", lambda self, *_, **__: Full(self, "a"))
+    with pytest.raises(OSError, match="No space left"):
+        metrics_module._append(path, b'{"step": 1}\n')
+    monkeypatch.undo()
+    assert path.read_bytes() == b"{}\n"
+
+
+def test_a_metrics_file_removed_under_the_run_comes_back(tmp_path):
+    writer = MetricsWriter(tmp_path, tensorboard=False, after=0)
+    writer.write(1, {})
+    (tmp_path / "metrics.jsonl").unlink()
+    writer.write(2, {})
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 2}]
+
+
+def _raise_full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_tensorboard_gets_the_numbers(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    writer = MetricsWriter(tmp_path, tensorboard=True)
+    writer = MetricsWriter(tmp_path, tensorboard=True, after=0)
     writer.write(10, {"loss_critic": 0.5, "return_test_det": 3.0, "return_train": math.nan})
     writer.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -132,7 +171,7 @@ def test_a_failing_tensorboard_costs_one_warning(tmp_path, caplog, monkeypatch, 
 
         monkeypatch.setattr(SummaryWriter, "add_scalar", full)
     with caplog.at_level(logging.WARNING):
-        writer = MetricsWriter(tmp_path, tensorboard=True)
+        writer = MetricsWriter(tmp_path, tensorboard=True, after=0)
         for step in range(3):
             writer.write(step, {"loss": 1.0})
         writer.close()
@@ -266,10 +305,11 @@ TRAINING = {
     ],
 )
 def test_curves_need_no_key(tmp_path, lines):
-    writer = MetricsWriter(tmp_path, tensorboard=False)
+    writer = MetricsWriter(tmp_path, tensorboard=False, after=0)
     for step, metrics in enumerate(lines, start=1):
         writer.write(100 * step, metrics)
     writer.close()
+    (tmp_path / "metrics.jsonl").touch()
     plot_curves(tmp_path / "metrics.jsonl", tmp_path / "new" / "curves.png")
     assert png_size(tmp_path / "new" / "curves.png") == (1600, 850)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["curves.png"]

@@ -18,9 +18,11 @@ from app.agents.guard import NonFiniteError
 from app.config.load import load
 from app.envs.factory import make_env
 from app.errors import UserError
+from app.replay.storage import MemoryStorage
+from app.runs.checkpoint import read
+from app.runs.folder import RunFolder
 from app.training import run as run_module
 from app.training.evaluation import Evaluator, Start, make_starts, record
-from app.training.folder import RunFolder
 from app.training.local import LocalInterface
 from app.training.loop import DrivingTraining
 from app.training.setup import choose_device
@@ -35,7 +37,7 @@ def make_loop(*overrides, on_update=lambda training: None):
     config = compose(*SMOKE, *overrides)
     spec = make_env(config.env, (1,), 0).spec_
     torch.manual_seed(config.seed)
-    training = DrivingTraining(config, spec, "cpu", on_update)
+    training = DrivingTraining(config, spec, "cpu", MemoryStorage(), 0, on_update)
     worker = run_module._make_worker(config, spec, RunFolder(Path("nowhere")))
     interface = LocalInterface(worker, training.missing_env_steps)
     interface.broadcast_model(training.agent.get_actor())
@@ -89,7 +91,7 @@ def test_evaluation_leaves_training_alone():
     obs, episode_age = interface._obs, interface._length
     before = torch.get_rng_state(), training.memory.rng.bit_generator.state
     actor = agent.get_actor()
-    evaluator = Evaluator(compose(*SMOKE).env, 0)
+    evaluator = Evaluator(compose(*SMOKE).env, 0, lambda: None)
     starts = make_starts(compose(*SMOKE).env, (1,), 3, 0.0)
     first = evaluator.evaluate(actor, starts, starts)
     assert torch.equal(before[0], torch.get_rng_state())
@@ -105,7 +107,7 @@ def test_lockstep_evaluation_equals_one_episode_at_a_time():
         agent.model.policy.out.bias[:3] = torch.tensor([2.0, -2.0, 0.0])
     config, actor = compose("env=sim_lidar"), agent.get_actor()
     starts = make_starts(config.env, (1, 2), 4, 0.0)
-    together = Evaluator(config.env, 0).drive(actor, starts, test=True)
+    together = Evaluator(config.env, 0, lambda: None).drive(actor, starts, test=True)
     alone = [record(actor, config.env, start, 0, 64)[1] for start in starts]
     assert len({episode.length for episode in together}) > 1
     for one, other in zip(together, alone, strict=True):
@@ -139,7 +141,7 @@ def test_run_folder_is_complete_and_its_config_loads_again(tmp_path):
         folder.metrics,
         folder.summary,
         folder.curves,
-        folder.checkpoint,
+        folder.checkpoints.last,
         folder.best_actor,
         folder.best_video,
     ):
@@ -152,14 +154,7 @@ def test_run_folder_is_complete_and_its_config_loads_again(tmp_path):
     assert summary["objective"] == objective == summary["return_test_det"]
     assert summary["updates"] == 8 and summary["stop_reason"] == "finished"
     assert "!!python" not in folder.config.read_text() and yaml.safe_load(folder.config.read_text())["seed"] == 0
-    state = torch.load(folder.checkpoint, weights_only=True)
-    assert state["updates"] == 8
-
-
-def test_a_taken_run_name_is_never_overwritten(tmp_path):
-    config = compose(*SMOKE, f"runs_dir={tmp_path}", "run_name=mine")
-    folders = [RunFolder.create(config).path.name for _ in range(3)]
-    assert folders == ["mine", "mine-2", "mine-3"]
+    assert read(folder.checkpoints.last)["training"]["updates"] == 8
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
@@ -175,9 +170,9 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypa
     monkeypatch.setattr(run_module.DrivingTraining, "run_epoch", break_in_the_second_epoch)
     run_module.train(config)
     folder = RunFolder(tmp_path / config.run_name)
-    state = torch.load(folder.checkpoint, weights_only=True)
-    assert state["epoch"] == 1
-    assert all(value.isfinite().all() for value in state["agent"]["model"].values())
+    state = read(folder.checkpoints.last)
+    assert state["epochs_done"] == 1
+    assert all(value.isfinite().all() for value in state["training"]["agent"]["model"].values())
     assert json.loads(folder.summary.read_text())["stop_reason"] == "not finite: q_mean"
     assert issubclass(NonFiniteError, UserError)
 

@@ -53,6 +53,7 @@ class DroQAgent(TrainingAgent):
         self.actor_optimizer = _adamw(self.actor_params, cfg.lr_actor, cfg.betas_actor, cfg.weight_decay_actor)
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=cfg.lr_entropy)
         self.updates = 0
+        self.metrics: dict[str, float] = {}  # of the newest update
         self._target_pairs = _pairs(self.target, self.model)
         self._actor = DrivingActor(observation_space, action_space, config, spec)
 
@@ -79,11 +80,32 @@ class DroQAgent(TrainingAgent):
             "model": self.model.state_dict(),
             "target": self.target.state_dict(),
             "log_alpha": self.log_alpha.detach(),
-            "critic_optimizer": self.critic_optimizer.state_dict(),
-            "actor_optimizer": self.actor_optimizer.state_dict(),
-            "alpha_optimizer": self.alpha_optimizer.state_dict(),
+            "optimizers": {name: optimizer.state_dict()["state"] for name, optimizer in self._optimizers().items()},
             "updates": self.updates,
         }
+
+    def check_weights(self) -> None:
+        """Raise NonFiniteError if a parameter is NaN or infinite: such networks must not become a checkpoint."""
+        sums = {f"weights of {name}": float(part.detach().sum()) for name, part in self.model.named_parameters()}
+        check_finite(sums, self.updates)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned; learning rates, betas and decays are those of the configuration."""
+        self.model.load_state_dict(state["model"])
+        self.target.load_state_dict(state["target"])
+        self.log_alpha.data.copy_(state["log_alpha"])
+        self.updates = state["updates"]
+        for name, optimizer in self._optimizers().items():
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state["optimizers"][name], "param_groups": groups})
+
+    def load_weights(self, model: Mapping[str, Tensor]) -> None:
+        """Begin with the networks of another run: targets are copies of them, optimisers stay fresh."""
+        self.model.load_state_dict(model)
+        self.target.load_state_dict(model)
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"critic": self.critic_optimizer, "actor": self.actor_optimizer, "alpha": self.alpha_optimizer}
 
     def train(self, batch: Batch) -> dict[str, float]:
         """One update of critic, actor, entropy coefficient and target.
@@ -102,9 +124,9 @@ class DroQAgent(TrainingAgent):
         metrics |= self.update_actor(features if self.model.detach_actor else self.model.forward_features(batch.obs))
         self.update_target()
         values = torch.stack([value.detach() for value in metrics.values()]).tolist()  # one sync per update
-        metrics = dict(zip(metrics, values, strict=True))
-        check_finite(metrics, self.updates)
-        return metrics
+        self.metrics = dict(zip(metrics, values, strict=True))
+        check_finite(self.metrics, self.updates)
+        return self.metrics
 
     def update_critic(self, batch: Batch) -> tuple[Features, dict[str, Tensor]]:
         """Train trunk and Q-heads; return the features of ``batch.obs`` for the actor to reuse."""

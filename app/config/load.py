@@ -23,6 +23,7 @@ _ADVICE = {
     "device": "Use auto to take the GPU when there is one.",
     "env.name": "Name the task for the run folder, such as env.name=walker.",
     "log_std_min": "Use -20.",
+    "restart": "Write it with a plus: +restart=clean or +restart=archive.",
 }
 
 _HINT = "Add --cfg job to the command to see every key and its value."

@@ -223,11 +223,18 @@ class TrainingConfig:
     update_model_interval: Positive  # updates between broadcasts of the actor
     eval_episodes: Positive  # deterministic evaluation episodes at the end of an epoch
     eval_episodes_stochastic: Positive
+    checkpoint_interval_s: NonNegative  # seconds between checkpoints; one is written at every epoch's end, too
+    init_from: str | None  # folder of a run whose best weights a new run begins with
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Updates between two evaluations."""
+        return self.rounds * self.steps
 
     @property
     def updates(self) -> int:
         """Updates of the whole run."""
-        return self.epochs * self.rounds * self.steps
+        return self.epochs * self.updates_per_epoch
 
 
 @dataclass(frozen=True, config=_FROZEN)
@@ -239,6 +246,16 @@ class LoggerConfig:
     curves: bool
     video: bool
     video_size: Annotated[int, Field(ge=64, le=2048)]  # pixels
+
+
+@dataclass(frozen=True, config=_FROZEN)
+class RestartConfig:
+    """What ``+restart=clean`` or ``+restart=archive`` clears before training."""
+
+    mode: Literal["delete", "archive"]
+    targets: Annotated[tuple[Literal["study", "replay", "checkpoints", "weights"], ...], Field(min_length=1)]
+    dry_run: bool  # list with sizes and stop
+    tmrl_run: str | None  # name of a run of tmrl's own whose leavings in TmrlData go as well
 
 
 @dataclass(frozen=True, config=_FROZEN)
@@ -263,6 +280,7 @@ class Config:
     env: EnvConfig
     training: TrainingConfig
     logger: LoggerConfig
+    restart: RestartConfig | None  # null without +restart=clean
 
 
 @dataclass(frozen=True, config=_FROZEN)

@@ -8,6 +8,7 @@ from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box
 
 from app.config.schema import GymConfig
+from app.envs.rng import pack_rng, unpack_rng
 from app.envs.spec import EnvError, ObservationSpec
 
 
@@ -36,6 +37,8 @@ class GymTask(gymnasium.Env):
         self._low = self._box.low.ravel().astype(np.float64)
         self._span = self._box.high.ravel().astype(np.float64) - self._low
         self._seed: int | None = seed
+        self._began: np.ndarray | int = seed  # what the episode began with: a seed, or a state of the generator
+        self._actions: list[np.ndarray] | None = None  # of the running episode; None: none has begun
         size = int(np.prod(self._task.observation_space.shape))
         self.spec_ = ObservationSpec(
             sensors=size,
@@ -58,15 +61,44 @@ class GymTask(gymnasium.Env):
         """Begin an episode; ``options`` go to the task."""
         if seed is None:
             seed, self._seed = self._seed, None
+        self._began = pack_rng(self._task.unwrapped.np_random) if seed is None else seed
+        self._actions = []
         vector, info = self._task.reset(seed=seed, options=options)
         return _observe(vector), info
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Take an action in [-1, 1]; at the episode's end ``info["outcome"]`` says why it ended."""
+        self._actions.append(np.array(action, np.float32))
         vector, reward, terminated, truncated, info = self._task.step(self.to_task_action(action))
         if terminated or truncated:
             info = {**info, "outcome": "terminated" if terminated else "timeout"}
         return _observe(vector), float(reward), bool(terminated), bool(truncated), info
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what repeats the episode: how it began, and its actions (N, action_dim) float32.
+
+        Tasks have no common way to be saved, but a deterministic one comes to the same place by the same actions.
+        """
+        acted = self._actions is not None
+        actions = np.array(self._actions if acted else [], np.float32).reshape(-1, self.spec_.action_dim)
+        return {"acted": acted, "began": self._began, "actions": actions}
+
+    def set_state(self, state: dict[str, Any]) -> dict[str, np.ndarray] | None:
+        """Repeat the episode of ``get_state``; returns its newest observation, None if no episode had begun.
+
+        It is the caller's to compare the observation with the one that was seen: a task may not be deterministic.
+        """
+        if not state["acted"]:
+            return None
+        seed = state["began"]
+        if isinstance(seed, np.ndarray):
+            unpack_rng(self._task.unwrapped.np_random, seed)
+            seed = self._seed = None
+        observation, _ = self.reset(seed=seed)
+        self._seed = None
+        for action in state["actions"]:
+            observation, *_ = self.step(action)
+        return observation
 
     def to_task_action(self, action: np.ndarray) -> np.ndarray:
         """Rescale an action ``(action_dim,)`` in [-1, 1] to the task's own Box, shape and dtype."""

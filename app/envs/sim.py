@@ -15,6 +15,7 @@ from app.envs.ego import EgoCamera
 from app.envs.lidar import Lidar
 from app.envs.observation import ObservationBuilder
 from app.envs.render import VideoCamera
+from app.envs.rng import pack_rng, unpack_rng
 from app.envs.scene import Scene
 from app.envs.spec import ObservationSpec
 from app.envs.track import Track, make_track
@@ -152,11 +153,11 @@ class TrackSim(gymnasium.Env):
         state["car"] = np.array([getattr(self.car, name) for name in Car.STATE])
         state["controls"] = np.array(self._controls)
         state["trail"] = np.array(self._trail)
-        state["rng"] = _pack_rng(self.np_random)
+        state["rng"] = pack_rng(self.np_random)
         return state | {f"observation/{part}": rows for part, rows in self._builder.get_state().items()}
 
-    def set_state(self, state: dict[str, np.ndarray | float]) -> None:
-        """Continue exactly where ``get_state`` was called, in this or another process."""
+    def set_state(self, state: dict[str, np.ndarray | float]) -> dict[str, np.ndarray]:
+        """Continue exactly where ``get_state`` was called, in this or another process; returns the observation."""
         self._enter(int(state["track"]))
         for name in _COUNTERS:
             setattr(self, name, state[name])
@@ -164,8 +165,9 @@ class TrackSim(gymnasium.Env):
             setattr(self.car, name, value)
         self._controls = tuple(state["controls"].tolist())
         self._trail = [tuple(point) for point in state["trail"].tolist()]
-        _unpack_rng(self.np_random, state["rng"])
+        unpack_rng(self.np_random, state["rng"])
         self._builder.set_state({part: state[f"observation/{part}"] for part in self.observation_space})
+        return self._builder.get_state()
 
     def _choose(self, track: int | None = None, start: float | None = None) -> tuple[int, float]:
         """Draw what the caller of ``reset`` left open."""
@@ -249,20 +251,3 @@ def _controls(action: np.ndarray) -> tuple[float, float, float]:
     if not math.isfinite(gas + brake + steer):
         raise ValueError(f"action {action} is not finite")
     return min(max(gas, 0.0), 1.0), min(max(brake, 0.0), 1.0), min(max(steer, -1.0), 1.0)
-
-
-def _pack_rng(rng: np.random.Generator) -> np.ndarray:
-    """Return the state of a PCG64 generator as ``(6,)`` int64: its words, bit for bit."""
-    state = rng.bit_generator.state
-    words = [half for number in state["state"].values() for half in divmod(number, 2**64)]
-    return np.array([*words, state["has_uint32"], state["uinteger"]], np.uint64).view(np.int64)
-
-
-def _unpack_rng(rng: np.random.Generator, packed: np.ndarray) -> None:
-    words = packed.view(np.uint64).tolist()
-    rng.bit_generator.state = {
-        "bit_generator": "PCG64",
-        "state": {"state": words[0] * 2**64 + words[1], "inc": words[2] * 2**64 + words[3]},
-        "has_uint32": words[4],
-        "uinteger": words[5],
-    }

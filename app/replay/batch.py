@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -36,13 +35,3 @@ class Batch(NamedTuple):
     discount: Tensor
     future_rewards: Tensor
     future_mask: Tensor
-
-    def to(self, device: torch.device | str) -> "Batch":
-        """Return the same batch on another device."""
-        return Batch(*(_move(field, device) for field in self))
-
-
-def _move(field: Tensor | dict[str, Tensor], device: torch.device | str) -> Tensor | dict[str, Tensor]:
-    if isinstance(field, Tensor):
-        return field.to(device)
-    return {name: tensor.to(device) for name, tensor in field.items()}

@@ -9,7 +9,7 @@ from rich.filesize import decimal
 
 from app.envs.spec import ObservationSpec
 from app.errors import UserError
-from app.replay.layout import arrays
+from app.replay.layout import arrays, capacity_of, slack_of
 
 HEADROOM = 0.9  # the rest of the available memory is for the networks, the batches and everybody else
 
@@ -25,24 +25,21 @@ class ReplayTooLarge(UserError):
 
 @dataclass(frozen=True)
 class Forecast:
-    """The memory of a replay whose every row is written.
+    """The memory, and the disk space, of a replay whose every row is written.
 
     Attributes:
+        capacity: Number of rows that count; ``slack_of`` them come on top.
         bytes_per_step: Bytes of one row over all arrays.
-        total_bytes: Bytes of all arrays.
+        total_bytes: Bytes of all arrays, the slack included.
         available_bytes: What this process can still get without swapping.
         fitting_capacity: The largest capacity that leaves some head room.
     """
 
+    capacity: int
     bytes_per_step: int
     total_bytes: int
     available_bytes: int
     fitting_capacity: int
-
-    @property
-    def capacity(self) -> int:
-        """Number of rows that the forecast was made for."""
-        return self.total_bytes // self.bytes_per_step
 
 
 def forecast(spec: ObservationSpec, capacity: int) -> Forecast:
@@ -50,7 +47,7 @@ def forecast(spec: ObservationSpec, capacity: int) -> Forecast:
 
     Args:
         spec: The environment's observation.
-        capacity: Number of rows.
+        capacity: Number of rows that count.
 
     Returns:
         The bytes needed and the bytes available.
@@ -58,10 +55,11 @@ def forecast(spec: ObservationSpec, capacity: int) -> Forecast:
     per_step = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in arrays(spec, 1).values())
     available = available_memory()
     return Forecast(
+        capacity=capacity,
         bytes_per_step=per_step,
-        total_bytes=per_step * capacity,
+        total_bytes=per_step * (capacity + slack_of(capacity)),
         available_bytes=available,
-        fitting_capacity=int(available * HEADROOM) // per_step,
+        fitting_capacity=capacity_of(int(available * HEADROOM) // per_step),
     )
 
 

@@ -6,6 +6,9 @@ import numpy as np
 
 from app.envs.spec import ObservationSpec
 
+MIN_SLACK = 1024  # rows
+SLACK_SHARE = 20  # one row in so many
+
 MAX_AGE = np.iinfo(np.uint16).max  # an age stays there: only "long ago" matters beyond the longest history
 
 
@@ -48,22 +51,38 @@ class RowLayout:
         )
 
 
-def arrays(spec: ObservationSpec, capacity: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Return shape and dtype of every array that a replay of this capacity keeps.
+def slack_of(capacity: int) -> int:
+    """Return how many rows a replay in files holds beyond its capacity, for those that a checkpoint counts on.
+
+    Steps that are collected after a checkpoint go there, so that the rows of the checkpoint stay as they are.
+
+    Args:
+        capacity: Number of rows that count.
+    """
+    return max(MIN_SLACK, capacity // SLACK_SHARE)
+
+
+def capacity_of(rows: int) -> int:
+    """Return the capacity of a replay that has so many rows with its slack; 0 if they are too few for any."""
+    return max(0, min(rows - MIN_SLACK, rows * SLACK_SHARE // (SLACK_SHARE + 1)))
+
+
+def arrays(spec: ObservationSpec, rows: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Return shape and dtype of every array that a replay of so many rows keeps.
 
     Args:
         spec: The environment's observation.
-        capacity: Number of rows.
+        rows: Number of rows, the slack included.
 
     Returns:
-        By name: "rows" (capacity, width) float32, "age" (capacity,) uint16 steps since the reset, "ends"
-        (capacity, 2) bool terminated and truncated, and with images "frames" (capacity, H, W) uint8.
+        By name: "rows" (rows, width) float32, "age" (rows,) uint16 steps since the reset, "ends"
+        (rows, 2) bool terminated and truncated, and with images "frames" (rows, H, W) uint8.
     """
     shapes = {
-        "rows": ((capacity, RowLayout.of(spec).width), np.dtype(np.float32)),
-        "age": ((capacity,), np.dtype(np.uint16)),
-        "ends": ((capacity, 2), np.dtype(np.bool_)),
+        "rows": ((rows, RowLayout.of(spec).width), np.dtype(np.float32)),
+        "age": ((rows,), np.dtype(np.uint16)),
+        "ends": ((rows, 2), np.dtype(np.bool_)),
     }
     if spec.image_shape is not None:
-        shapes["frames"] = ((capacity, *spec.image_shape[1:]), np.dtype(np.uint8))
+        shapes["frames"] = ((rows, *spec.image_shape[1:]), np.dtype(np.uint8))
     return shapes

@@ -1,7 +1,7 @@
 """The replay: a ring of rows, sampled into batches that the update takes as they are."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,11 @@ from app.envs.spec import ObservationSpec
 from app.replay import windows
 from app.replay.batch import Batch
 from app.replay.layout import MAX_AGE, RowLayout, arrays
+from app.replay.ring import Ring
+from app.replay.storage import Storage
 from app.tmrl_api import Buffer, TorchMemory
 
-Allocate = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]
-
-
-def allocate_zeros(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Allocate one array of the replay in memory; the system hands out its pages as they are written."""
-    return np.zeros(shape, dtype)
+STATS = ("stat_test_return", "stat_train_return", "stat_test_steps", "stat_train_steps")  # that tmrl keeps here
 
 
 class ReplayMemory(TorchMemory):
@@ -32,6 +29,9 @@ class ReplayMemory(TorchMemory):
     the environment showed bit for bit.
 
     A transition is a row i with age >= 1: action and reward of row i, taken in the observation of row i-1.
+
+    To save: ``state_dict`` makes the rows durable and returns the rest; when a checkpoint with it is written,
+    ``protect`` the states of all checkpoints that exist. To go on: ``verify`` a state, then ``load_state_dict``.
 
     Attributes:
         rng: Draws the batches.
@@ -48,9 +48,10 @@ class ReplayMemory(TorchMemory):
         nb_steps: int,
         device: torch.device | str,
         seed: int,
-        allocate: Allocate = allocate_zeros,
+        storage: Storage,
+        slack: int = 0,
     ) -> None:
-        """Allocate the ring.
+        """Make or open the ring.
 
         Args:
             spec: The environment's observation.
@@ -61,33 +62,47 @@ class ReplayMemory(TorchMemory):
             nb_steps: Batches per round, as tmrl's training loop asks for them.
             device: Where the batches are put.
             seed: Seeds the sampling.
-            allocate: Makes each array from its name, shape and dtype. Arrays may come with old contents:
-                ``load_state_dict`` tells what of it counts.
+            storage: Makes the arrays. They may come with old contents: ``load_state_dict`` tells what of it
+                counts.
+            slack: Rows beyond the capacity, for what comes after a checkpoint (``layout.slack_of``); none are
+                needed without checkpoints.
         """
         self._spec, self._n_step, self._gamma, self._horizons = spec, n_step, gamma, tuple(horizons)
         self._layout = RowLayout.of(spec)
-        storage = {name: allocate(name, *kind) for name, kind in arrays(spec, cfg.capacity).items()}
-        self._rows, self._age, self._ends = storage["rows"], storage["age"], storage["ends"]
-        self._frames = storage.get("frames")
+        self._ring = Ring(arrays(spec, cfg.capacity + slack), storage, cfg.capacity, slack)
+        self._rows, self._age, self._ends = (self._ring.arrays[name] for name in ("rows", "age", "ends"))
+        self._frames = self._ring.arrays.get("frames")
         image_history = spec.image_shape[0] if spec.image_shape is not None else 1
         # Rows that make up an observation, its own included; rows from a transition's own on that are read.
         self._depth = max(spec.window, spec.action_history, 1)
         self._reach = max(self._depth, image_history) - 1
         self._ahead = max(n_step, *self._horizons, 1)
-        self._head, self._size, self.env_steps = 0, 0, 0
+        self.env_steps = 0
         self.rng = np.random.default_rng(seed)
         # Otherwise tmrl would unpickle any data.pkl that lies in the working directory.
         super().__init__(device, nb_steps, memory_size=cfg.capacity, batch_size=cfg.batch_size, dataset_path=os.devnull)
 
     def __len__(self) -> int:
         """Return the number of rows held: steps and resets."""
-        return self._size
+        return self._ring.size
+
+    @property
+    def appended(self) -> int:
+        """Number of rows ever appended."""
+        return self._ring.appended
+
+    @property
+    def room(self) -> int:
+        """Rows that can be appended before one is overwritten that a protected state counts on.
+
+        A little less than the slack once the ring is full; unlimited (``ring.UNLIMITED``) while none is protected.
+        """
+        return self._ring.room
 
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        frames = 0 if self._frames is None else self._frames.nbytes
-        return self._rows.nbytes + self._age.nbytes + self._ends.nbytes + frames
+        return sum(array.nbytes for array in self._ring.arrays.values())
 
     def append_buffer(self, buffer: Buffer) -> None:
         """Append the steps of a worker's buffer; episodes may go on from one buffer to the next.
@@ -96,31 +111,25 @@ class ReplayMemory(TorchMemory):
             buffer: Steps as ``SampleCompressor`` makes them; an action of None begins an episode.
 
         Raises:
-            ValueError: If a step follows no row of its own episode.
+            ValueError: If a step follows no row of its own episode, or the steps are more than ``room``.
+            UserError: If the storage cannot take them. Nothing is appended in either case.
         """
         steps = buffer.memory
         if not steps:
             return
         resets = np.array([step[0] is None for step in steps])
         ends = np.array([step[3:5] for step in steps], dtype=np.bool_)
-        newest = self._head - 1
-        open_before = self._size > 0 and not self._ends[newest].any()
+        newest = self._ring.head - 1
+        open_before = len(self) > 0 and not self._ends[newest].any()
         follows_open = np.append(open_before, ~ends.any(axis=1)[:-1])
         if not (resets | follows_open).all():
             raise ValueError("the stream of steps has a gap: a step follows neither a reset nor an open step")
-        ages = windows.ages_of(resets, int(self._age[newest]) if self._size else 0)
-        self.env_steps += int(np.count_nonzero(~resets))
-
-        # A buffer longer than the ring names rows twice; the last assignment holds.
-        where = (self._head + np.arange(len(steps))) % self.memory_size
-        self._rows[where] = self._as_rows(steps)
-        self._age[where] = np.minimum(ages, MAX_AGE)
-        self._ends[where] = ends
+        ages = windows.ages_of(resets, int(self._age[newest]) if len(self) else 0)
+        values = {"rows": self._as_rows(steps), "age": np.minimum(ages, MAX_AGE), "ends": ends}
         if self._frames is not None:
-            for position, step in zip(where, steps, strict=True):
-                self._frames[position] = step[1]["frame"]
-        self._head = (self._head + len(steps)) % self.memory_size
-        self._size = min(self._size + len(steps), self.memory_size)
+            values["frames"] = np.stack([step[1]["frame"] for step in steps])
+        self._ring.append(values)
+        self.env_steps += int(np.count_nonzero(~resets))
 
     def sample(self) -> Batch:
         """Draw a batch, uniformly with replacement from all transitions whose observations can be rebuilt.
@@ -139,8 +148,8 @@ class ReplayMemory(TorchMemory):
         Returns:
             Observation, action, reward, next observation, terminated, truncated and an empty info, as arrays.
         """
-        if not 0 <= item < self._size or not self._is_complete(np.array([item]))[0]:
-            raise IndexError(f"row {item} of {self._size} is no transition that can be rebuilt")
+        if not 0 <= item < len(self) or not self._is_complete(np.array([item]))[0]:
+            raise IndexError(f"row {item} of {len(self)} is no transition that can be rebuilt")
         batch = self._gather(np.array([item]))
         obs, next_obs = (
             {name: part[0].cpu().numpy() for name, part in whole.items()} for whole in (batch.obs, batch.next_obs)
@@ -148,14 +157,36 @@ class ReplayMemory(TorchMemory):
         action, reward = batch.action[0].cpu().numpy(), batch.reward[0].cpu().numpy()
         return obs, action, reward, next_obs, bool(batch.terminated[0]), bool(batch.truncated[0]), {}
 
+    def protect(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Keep in place what some states count on: those of all checkpoints that exist, and no others.
+
+        Args:
+            states: What ``state_dict`` returned for each; without any, nothing is kept and ``room`` is unlimited.
+        """
+        self._ring.protect(states)
+
+    def seal(self) -> None:
+        """Make all rows durable and remember their checksums; costs as much as there are new rows."""
+        self._ring.seal()
+
     def state_dict(self) -> dict[str, Any]:
-        """Return all that is not in the arrays, as plain numbers, strings and dicts."""
+        """Seal, and return all that is not in the arrays, as plain numbers, strings, lists and dicts."""
+        # NumPy's scalars are equal to the plain ones, but are no plain data.
+        stats = {name: np.asarray(getattr(self, name)).item() for name in STATS}
         return {
-            "head": self._head,
-            "size": self._size,
+            **self._ring.state(),
             "env_steps": self.env_steps,
             "rng": self.rng.bit_generator.state,
+            "stats": stats,
         }
+
+    def verify(self, state: Mapping[str, Any]) -> str:
+        """Read all rows that a state counts on, which takes a while.
+
+        Returns:
+            A sentence that names the first file or rows that are damaged, and "" if it can be loaded.
+        """
+        return self._ring.verify(state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what ``state_dict`` returned; the arrays must hold what they held then.
@@ -163,11 +194,15 @@ class ReplayMemory(TorchMemory):
         Raises:
             ValueError: If the state does not fit this capacity.
         """
-        if not (0 <= state["head"] < self.memory_size and 0 <= state["size"] <= self.memory_size):
-            place = f"head {state['head']} and size {state['size']}"
-            raise ValueError(f"{place} do not fit a replay of {self.memory_size} rows")
-        self._head, self._size, self.env_steps = state["head"], state["size"], state["env_steps"]
+        self._ring.load(state)
+        self.env_steps = state["env_steps"]
         self.rng.bit_generator.state = state["rng"]
+        for name in STATS:
+            setattr(self, name, state["stats"][name])
+
+    def forget(self) -> None:
+        """Drop all rows, and the protection of any; the steps stay counted, and the random stream goes on."""
+        self._ring.forget()
 
     def _as_rows(self, steps: Sequence[tuple[Any, ...]]) -> np.ndarray:
         rows = np.zeros((len(steps), self._layout.width), np.float32)
@@ -183,12 +218,12 @@ class ReplayMemory(TorchMemory):
         """Draw the rows of a batch, (B,), 0 the oldest: uniformly, and those that do not fit again."""
         accepted, missing = [], self.batch_size
         while missing > 0:
-            if self._size == 0:
+            if len(self) == 0:
                 raise RuntimeError("the replay is empty: nothing can be sampled")
-            rows = self.rng.integers(self._size, size=missing + missing // 8 + 8)
+            rows = self.rng.integers(len(self), size=missing + missing // 8 + 8)
             rows = rows[self._is_complete(rows)][:missing]
-            if len(rows) == 0 and not self._is_complete(np.arange(self._size)).any():
-                raise RuntimeError(f"none of the replay's {self._size} rows is a transition that can be rebuilt")
+            if len(rows) == 0 and not self._is_complete(np.arange(len(self))).any():
+                raise RuntimeError(f"none of the replay's {len(self)} rows is a transition that can be rebuilt")
             accepted.append(rows)
             missing -= len(rows)
         return np.concatenate(accepted)
@@ -198,8 +233,8 @@ class ReplayMemory(TorchMemory):
         return windows.is_complete(rows, age, self._reach)
 
     def _physical(self, rows: np.ndarray) -> np.ndarray:
-        """Return positions in the arrays, less a multiple of the capacity: ``mode="wrap"`` adds it."""
-        return rows + (self._head - self._size)
+        """Return positions in the arrays, less their length where negative: ``mode="wrap"`` adds it."""
+        return rows + (self._ring.head - len(self))
 
     def _gather(self, rows: np.ndarray) -> Batch:
         """Rebuild the transitions of some rows (B,), 0 the oldest; each must be complete."""
@@ -210,7 +245,7 @@ class ReplayMemory(TorchMemory):
         stretch = self._rows.take(own[:, None] + np.arange(-self._depth, self._ahead), axis=0, mode="wrap")
         stretch[:, : self._depth][windows.before_episode(age_before, self._depth)] = 0
 
-        alive = windows.same_episode(ages, self._size - 1 - rows)
+        alive = windows.same_episode(ages, len(self) - 1 - rows)
         rewards = stretch[:, self._depth :, self._layout.reward]
         n = self._n_step
         steps, reward, discount = windows.discounted_sum(rewards[:, :n], alive[:, :n], self._gamma)
@@ -264,7 +299,7 @@ class ReplayMemory(TorchMemory):
 
     def _stack(self, newest: np.ndarray, age: np.ndarray, history: int) -> Tensor:
         where = newest[:, None] - windows.frame_steps(age, history)
-        flat = self._frames.reshape(self.memory_size, -1)  # one copy of H·W bytes per frame
+        flat = self._frames.reshape(len(self._frames), -1)  # one copy of H·W bytes per frame
         return self._tensor(flat.take(where, axis=0, mode="wrap")).unflatten(-1, self._frames.shape[1:])
 
     def _tensor(self, array: np.ndarray) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from app.reporting.files import replacing
+from app.files import replacing
 from app.reporting.formatting import duration
 
 Lines = list[dict[str, Any]]  # the lines of metrics.jsonl; null is None

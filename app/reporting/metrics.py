@@ -1,11 +1,15 @@
 """The metrics of a run: ``metrics.jsonl`` and TensorBoard."""
 
+import errno
+import json
 import logging
+import math
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from app.reporting.files import strict_json
+from app.files import replacing, strict_json
 
 _LOG = logging.getLogger(__name__)
 
@@ -26,38 +30,42 @@ _GROUPS = {
 class MetricsWriter:
     """Appends one line of strict JSON per call, and the same numbers to TensorBoard.
 
-    The file is what counts: a failing TensorBoard (not installed, disk, ...) costs one warning and is then
-    left alone, while a failing file raises.
+    Both only record: where one cannot be written (a full disk, a folder that is gone, TensorBoard not installed),
+    that costs one warning, and the training goes on.
     """
 
-    def __init__(self, folder: Path, tensorboard: bool) -> None:
-        """Open ``folder/metrics.jsonl`` for appending and, if wanted, ``folder/tensorboard``."""
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "metrics.jsonl"
-        _drop_torn_line(path)
-        self._file = path.open("a", encoding="utf-8", newline="\n")
+    def __init__(self, folder: Path, tensorboard: bool, after: int) -> None:
+        """Go on with ``folder/metrics.jsonl`` and, if wanted, ``folder/tensorboard``.
+
+        Args:
+            folder: of the run.
+            tensorboard: whether to write for TensorBoard.
+            after: updates already done. Later lines, from a start that was killed, are dropped: they come again.
+        """
+        self._path = folder / "metrics.jsonl"
+        self._warned: set[str] = set()
         self._board: Any = None  # a SummaryWriter
+        self._guarded("metrics.jsonl", lambda: _keep_lines(self._path, after))
         if tensorboard:
-            self._guarded(lambda: self._open_board(folder / "tensorboard"))
+            self._guarded("TensorBoard", lambda: self._open_board(folder / "tensorboard", after))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the metrics of one step (updates since the run began); NaN becomes null."""
-        self._file.write(strict_json({"step": step, **metrics}) + "\n")
-        self._file.flush()
+        line = strict_json({"step": step, **metrics}) + "\n"
+        self._guarded("metrics.jsonl", lambda: _append(self._path, line.encode()))
         if self._board is not None:
-            self._guarded(lambda: self._write_board(step, metrics))
+            self._guarded("TensorBoard", lambda: self._write_board(step, metrics))
 
     def close(self) -> None:
-        """Close both; safe to call twice."""
-        self._file.close()
+        """Close TensorBoard; safe to call twice."""
         if self._board is not None:
-            self._guarded(self._board.close)
+            self._guarded("TensorBoard", self._board.close)
             self._board = None
 
-    def _open_board(self, folder: Path) -> None:
+    def _open_board(self, folder: Path, after: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # takes a second
 
-        self._board = SummaryWriter(str(folder))
+        self._board = SummaryWriter(str(folder), purge_step=after + 1 if after else None)
 
     def _write_board(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
@@ -65,19 +73,44 @@ class MetricsWriter:
             self._board.add_scalar(f"{group}/{name}", value, step)
         self._board.flush()
 
-    def _guarded(self, action: Callable[[], None]) -> None:
-        """Run ``action``; when it fails in any way, warn once and do without TensorBoard."""
+    def _guarded(self, what: str, action: Callable[[], None]) -> None:
+        """Run ``action``; when it fails in any way, warn once. TensorBoard is then left alone."""
         try:
             action()
         except Exception as error:  # whatever it is, it is no reason to end a training run
-            _LOG.warning("TensorBoard is off for the rest of this run: %s: %s", type(error).__name__, error)
-            self._board = None
+            if what not in self._warned:
+                _LOG.warning("%s cannot be written, training goes on: %s: %s", what, type(error).__name__, error)
+                self._warned.add(what)
+            if what == "TensorBoard":
+                self._board = None
 
 
-def _drop_torn_line(path: Path) -> None:
-    """Cut off a last line without its newline: the process that wrote it was killed."""
-    if path.exists():
-        data = path.read_bytes()
-        if not data.endswith(b"\n"):
-            with path.open("r+b") as file:
-                file.truncate(data.rfind(b"\n") + 1)
+def _append(path: Path, line: bytes) -> None:
+    """Append a whole line or nothing: half a line would spoil the next one, too."""
+    with path.open("ab", buffering=0) as file:
+        length = file.seek(0, os.SEEK_END)
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            file.truncate(length)
+            raise
+
+
+def _keep_lines(path: Path, after: int) -> None:
+    """Keep the lines of steps up to ``after``; a last line that a killed process left half written goes, too."""
+    if not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if _step_of(line) <= after]
+    if kept != lines:
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"".join(kept))
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a line, infinity if it is none of ours."""
+    try:
+        return json.loads(line)["step"] if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf

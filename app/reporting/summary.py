@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from app.reporting.files import replacing, strict_json
+from app.files import write_json
 from app.reporting.formatting import duration, number
 from app.reporting.results import Episode, Evaluation, mean_std
 
@@ -56,8 +56,7 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
     """Write the summary as strict JSON; the file is complete or not there."""
-    with replacing(path) as temporary:
-        temporary.write_text(strict_json(summary, indent=2) + "\n", encoding="utf-8")
+    write_json(path, summary)
 
 
 def evaluation_table(console: Console, evaluation: Evaluation, title: str) -> None:

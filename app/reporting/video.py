@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from app.reporting.files import replacing
+from app.files import replacing
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:

@@ -11,14 +11,14 @@ from app.config.load import load
 from app.config.schema import Config, EnvConfig, EvaluateConfig, SimConfig
 from app.envs.factory import make_spec
 from app.errors import UserError
+from app.files import replacing, strict_json
 from app.models.actor import DrivingActor
-from app.reporting.files import replacing, strict_json
 from app.reporting.formatting import make_console
 from app.reporting.results import Episode, Evaluation
 from app.reporting.summary import evaluation_table
 from app.reporting.video import write_video
-from app.training.evaluation import Evaluator, Start, make_starts, record
-from app.training.folder import RunFolder
+from app.runs.folder import RunFolder
+from app.training.evaluation import Evaluator, Start, eval_tracks, make_starts, record
 from app.training.setup import prepare
 
 
@@ -40,7 +40,7 @@ def assess(cfg: EvaluateConfig) -> float:
     folder.load_best(actor)
     starts = make_starts(config.env, tracks, cfg.episodes, 0.5)
     stochastic = make_starts(config.env, tracks, cfg.episodes_stochastic, 0.5)
-    evaluator = Evaluator(config.env, cfg.seed)
+    evaluator = Evaluator(config.env, cfg.seed, on_step=lambda: None)
     evaluation = evaluator.evaluate(actor, starts, stochastic)
     evaluator.close()
 
@@ -78,11 +78,6 @@ def film_best(
         return ""
     write_video(path, frames, max(1, round(1 / env.step_s)) if isinstance(env, SimConfig) else 30)
     return f"{episode.outcome}, return {episode.ret:.1f}"
-
-
-def eval_tracks(env: EnvConfig) -> tuple[int, ...]:
-    """Track seeds that a run evaluates on; none for a Gymnasium task."""
-    return env.eval_tracks if isinstance(env, SimConfig) else ()
 
 
 def _config_of(folder: RunFolder) -> Config:

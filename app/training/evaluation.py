@@ -1,14 +1,14 @@
 """Evaluation episodes: several at once, from fixed starts, with one forward pass for all of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import gymnasium
 import numpy as np
 import torch
 
-from app.config.schema import EnvConfig, SimConfig
+from app.config.schema import Config, EnvConfig, SimConfig
 from app.envs.factory import make_env
 from app.models.actor import DrivingActor
 from app.reporting.results import Episode, Evaluation
@@ -38,16 +38,29 @@ def make_starts(cfg: EnvConfig, tracks: Sequence[int], count: int, offset: float
     return tuple(Start(tracks[i % len(tracks)], (i + offset) / count, seed + i) for i in range(count))
 
 
+def starts_of(config: Config, offset: float) -> tuple[tuple[Start, ...], tuple[Start, ...]]:
+    """Return a run's deterministic and stochastic evaluation starts with this offset."""
+    counts = config.training.eval_episodes, config.training.eval_episodes_stochastic
+    det, stoch = (make_starts(config.env, eval_tracks(config.env), count, offset) for count in counts)
+    return det, stoch
+
+
+def eval_tracks(env: EnvConfig) -> tuple[int, ...]:
+    """Return the track seeds that a run evaluates on; none for a Gymnasium task."""
+    return env.eval_tracks if isinstance(env, SimConfig) else ()
+
+
 class Evaluator:
     """Runs evaluation episodes with environments of its own, so that training's episode is left alone.
 
     Args:
         cfg: the environment.
         seed: seeds the sampling of stochastic episodes.
+        on_step: called before every step; may raise to end the evaluation.
     """
 
-    def __init__(self, cfg: EnvConfig, seed: int):
-        self.cfg, self.seed = cfg, seed
+    def __init__(self, cfg: EnvConfig, seed: int, on_step: Callable[[], None]):
+        self.cfg, self.seed, self.on_step = cfg, seed, on_step
         self._envs: list[gymnasium.Env] = []
 
     def evaluate(self, actor: DrivingActor, det: Sequence[Start], stoch: Sequence[Start]) -> Evaluation:
@@ -65,6 +78,7 @@ class Evaluator:
         with torch.random.fork_rng(devices=_used_gpus()):
             torch.manual_seed(self.seed)
             while running:
+                self.on_step()
                 actions = actor.actions(_stack([observations[i] for i in running], actor.device), test).cpu().numpy()
                 for i, action in zip(list(running), actions, strict=True):
                     observations[i], reward, terminated, truncated, ends[i] = envs[i].step(action)

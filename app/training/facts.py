@@ -10,7 +10,7 @@ from app.envs.spec import ObservationSpec
 from app.models.actor_critic import HybridActorCritic
 from app.replay.forecast import Forecast
 from app.reporting.banner import BannerFacts, FaultFact, ReplayFacts, ScheduleFacts
-from app.training.folder import RunFolder
+from app.runs.folder import RunFolder
 
 
 def fault_facts(config: Config, spec: ObservationSpec) -> tuple[FaultFact, ...]:

@@ -1,9 +1,13 @@
 """The in-process transport: a standalone tmrl worker behind the two methods that the training loop calls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
 
 from app.models.actor import DrivingActor
 from app.tmrl_api import Buffer, RolloutWorker
+from app.training.tensors import as_arrays, as_tensors
 
 AT_ONCE = 20  # steps a call
 
@@ -35,6 +39,39 @@ class LocalInterface:
         """Let the worker drive with this actor."""
         self.worker.actor = actor
 
+    def begin_episode(self) -> None:
+        """Let the next step begin a new episode."""
+        self._obs = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the running episode, the environment and the actor that drives: tensors and plain numbers."""
+        buffer = self.worker.buffer
+        return {
+            "actor": self.worker.actor.state_dict(),
+            "env": as_tensors(self.worker.env.get_state()),
+            "obs": as_tensors(self._obs),
+            "return": self._return,
+            "length": self._length,
+            "finished": [buffer.stat_train_return, buffer.stat_train_steps],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        """Go on from what ``state_dict`` returned.
+
+        Returns:
+            Whether the episode goes on where it was. If not, because the task does not repeat itself, a new one begins.
+        """
+        worker = self.worker
+        worker.actor.load_state_dict(state["actor"])
+        worker.buffer.stat_train_return, worker.buffer.stat_train_steps = state["finished"]
+        self._return, self._length = state["return"], state["length"]
+        self._obs = as_arrays(state["obs"])
+        seen = worker.env.set_state(as_arrays(state["env"]))
+        if self._obs is None or _equal(self._obs, seen):
+            return True
+        self.begin_episode()
+        return False
+
     def _step(self) -> None:
         worker = self.worker
         if self._obs is None:
@@ -46,3 +83,7 @@ class LocalInterface:
         if terminated or truncated:
             self._obs = None
             worker.buffer.stat_train_return, worker.buffer.stat_train_steps = self._return, self._length
+
+
+def _equal(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray] | None) -> bool:
+    return other is not None and all(np.array_equal(one[name], other[name]) for name in one)

@@ -1,14 +1,17 @@
-"""tmrl's training loop with an exact ratio of updates to environment steps."""
+"""tmrl's training loop with an exact ratio of updates to environment steps, to be stopped and continued anywhere."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from app.agents.droq import DroQAgent
 from app.config.schema import Config
 from app.envs.spec import ObservationSpec
 from app.replay.memory import ReplayMemory
+from app.replay.storage import Storage
 from app.tmrl_api import TorchTrainingOffline
+from app.training.means import Means
 
 
 class DrivingTraining(TorchTrainingOffline):
@@ -18,11 +21,16 @@ class DrivingTraining(TorchTrainingOffline):
     warm-up at once. Here, at any time, ``updates <= max_training_steps_per_env_step * (env_steps -
     start_training)``, and never is more than one step collected ahead of it.
 
+    ``run_epoch`` does what is left of the present epoch, as one round of tmrl's: an epoch that was stopped between
+    two updates goes on there. Its metrics are added up in ``means``, which a checkpoint can keep.
+
     Args:
         config: the run's configuration.
         spec: the observation.
         device: where the networks and batches live.
-        on_update: called after every update and whenever steps have arrived.
+        storage: where the replay keeps its rows.
+        slack: rows of the replay beyond its capacity.
+        on_update: called between any two updates and whenever steps have arrived; all state is whole then.
     """
 
     agent: DroQAgent
@@ -33,26 +41,37 @@ class DrivingTraining(TorchTrainingOffline):
         config: Config,
         spec: ObservationSpec,
         device: str,
+        storage: Storage,
+        slack: int,
         on_update: Callable[["DrivingTraining"], None],
     ):
         training, agent = config.training, config.agent
-        self.config, self.on_update = config, on_update
+        self.config, self.on_update, self.means = config, on_update, Means()
         horizons = config.encoder.prediction_horizons if config.model.contextual else ()
         super().__init__(
             env_cls=(spec.space(), spec.action_space()),
             memory_cls=partial(
-                ReplayMemory, spec, config.replay, agent.n_step, agent.gamma, horizons, seed=config.seed
+                ReplayMemory,
+                spec,
+                config.replay,
+                agent.n_step,
+                agent.gamma,
+                horizons,
+                seed=config.seed,
+                storage=storage,
+                slack=slack,
             ),
             training_agent_cls=partial(DroQAgent, config=config, spec=spec),
             epochs=training.epochs,
-            rounds=training.rounds,
-            steps=training.steps,
+            rounds=1,
+            steps=training.updates_per_epoch,
             update_model_interval=training.update_model_interval,
             update_buffer_interval=1,
             max_training_steps_per_env_step=training.max_training_steps_per_env_step,
             start_training=training.start_training,
             device=device,
         )
+        self._counted = 0
 
     @property
     def updates_wanted(self) -> int:
@@ -66,6 +85,11 @@ class DrivingTraining(TorchTrainingOffline):
         due = math.ceil((self.total_updates + 1) / self.max_training_steps_per_env_step)
         return max(0, self.start_training + due - self.memory.env_steps)
 
+    def run_epoch(self, interface) -> list:
+        """Do the updates that the present epoch still lacks."""
+        self.memory.nb_steps = (self.epoch + 1) * self.config.training.updates_per_epoch - self.total_updates
+        return super().run_epoch(interface)
+
     def update_buffer(self, interface) -> None:
         """Take over what was collected."""
         self.memory.append(interface.retrieve_buffer())
@@ -73,7 +97,45 @@ class DrivingTraining(TorchTrainingOffline):
 
     def check_ratio(self, interface) -> None:
         """Wait until the next update is due."""
+        if self.total_updates > self._counted:  # tmrl has added its own values to the agent's by now
+            self.means.add(self.agent.metrics)
+            self._counted = self.total_updates
         self.on_update(self)
         while self.missing_env_steps() > 0:
             self.update_buffer(interface)
             self.on_update(self)
+
+    def warm_up_again(self) -> None:
+        """Collect ``start_training`` steps before the next update: the replay was cleared, the networks stay."""
+        self.memory.forget()
+        done = math.ceil(self.total_updates / self.max_training_steps_per_env_step)
+        self.start_training = self.memory.env_steps - done + self.config.training.start_training
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that a continued run needs of agent, replay and schedule."""
+        return {
+            "agent": self.agent.state_dict(),
+            "replay": self.memory.state_dict(),
+            "means": self.means.state_dict(),
+            "updates": self.total_updates,
+            "start_training": self.start_training,
+            "ratio": self.max_training_steps_per_env_step,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], epoch: int) -> None:
+        """Go on from what ``state_dict`` returned.
+
+        Args:
+            state: the state; its replay must have been verified.
+            epoch: epochs that are wholly done, evaluation included.
+        """
+        self.agent.load_state_dict(state["agent"])
+        self.memory.load_state_dict(state["replay"])
+        self.means.load_state_dict(state["means"])
+        self.total_updates = self._counted = state["updates"]
+        self.total_samples, self.epoch = self.memory.env_steps, epoch
+        self.start_training = state["start_training"]
+        if self.total_updates and state["ratio"] != self.max_training_steps_per_env_step:
+            # Reckon with the new ratio from here on, or its difference over the whole past would be due at once.
+            due = math.ceil((self.total_updates + 1) / self.max_training_steps_per_env_step)
+            self.start_training = self.memory.env_steps - due

@@ -1,66 +1,87 @@
 """One run from its configuration to its summary."""
 
 import math
+import signal
+import sys
 import time
-from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from app.agents.guard import NonFiniteError
 from app.config.schema import Config, SimConfig
 from app.envs.factory import make_env, make_spec
 from app.envs.spec import ObservationSpec
+from app.errors import UserError
 from app.models.actor import DrivingActor
 from app.replay.compress import SampleCompressor
 from app.replay.forecast import check, forecast
+from app.replay.layout import slack_of
+from app.replay.storage import MappedStorage, Storage
 from app.reporting.banner import print_banner
-from app.reporting.curves import plot_curves
 from app.reporting.formatting import make_console
 from app.reporting.metrics import MetricsWriter
 from app.reporting.progress import Progress
-from app.reporting.results import Evaluation
-from app.reporting.summary import print_summary, write_summary
-from app.tmrl_api import RolloutWorker
-from app.training.assess import eval_tracks, film_best
-from app.training.evaluation import Evaluator, Start, make_starts
+from app.restart.clear import clear_run, show_run
+from app.runs.fingerprint import fingerprint, flatten
+from app.runs.folder import RunFolder
+from app.tmrl_api import RolloutWorker, iterate_epochs
+from app.training.beginning import begin_anew, usable_checkpoints
+from app.training.conclusion import Conclusion
+from app.training.evaluation import Evaluator, starts_of
 from app.training.facts import banner_facts
-from app.training.folder import RunFolder
-from app.training.local import LocalInterface
+from app.training.local import AT_ONCE, LocalInterface
 from app.training.loop import DrivingTraining
+from app.training.rng import get_rng_state, set_rng_state
 from app.training.setup import prepare
+from app.training.stop import Stopped, StopRequest
 
-SELECT, REPORT = 0.0, 0.5  # offsets of the starts that choose the best policy, and of those that judge it
+SELECT = 0.0  # offset of the starts that choose the best policy; others judge it
+_MOST_ROWS = 2 * AT_ONCE  # that one call of the interface brings: every step may end an episode
 
 
 def train(config: Config) -> float:
-    """Train, evaluate, and leave a complete run folder.
+    """Begin a run or go on with it, to its end, and leave a complete run folder.
 
     Args:
         config: the validated configuration.
 
     Returns:
-        The objective: ``return_test_det`` of the best policy, on starts that did not choose it.
+        The objective: ``return_test_det`` of the best policy, on starts that did not choose it. NaN if there is none.
 
     Raises:
         UserError: something the user can mend, in words.
     """
+    console = make_console()
+    if config.restart and config.restart.dry_run:
+        show_run(config, console)
+        return math.nan
     device = prepare(config.device, config.threads, config.seed)
     spec = make_spec(config.env)
     memory = forecast(spec, config.replay.capacity)
     check(memory)
-    console = make_console()
-    progress = Progress(config.logger.progress, config.training.updates, config.training.epochs, console)
-    training = DrivingTraining(config, spec, device, partial(_show, progress))
-    folder = RunFolder.create(config)
-    print_banner(console, banner_facts(config, spec, training.agent.model, memory, folder, device))
-    run = Run(config, spec, folder, console, progress, training)
-    try:
-        return run.conclude(run.to_the_end())
-    finally:
-        run.close()
+    with StopRequest() as stop, RunFolder.open(config) as folder:
+        cleared = clear_run(config, console) if config.restart else ()
+        storage = MappedStorage(folder.replay)
+        folder.settle(config, storage.files(spec))
+        run = Run(config, spec, device, folder, storage, console, stop)
+        try:
+            print_banner(console, banner_facts(config, spec, run.training.agent.model, memory, folder, device))
+            run.begin("replay" in cleared)
+            end = Conclusion(config, folder, console, run.evaluator, run.actor)
+            reason, objective = "finished", None
+            if run.epochs_done >= config.training.epochs:
+                objective = end.finished_before(run.training.total_updates)
+            if objective is None:
+                reason = run.to_the_end()
+                objective = end.sum_up(reason, run.counters(), run.best)
+        finally:
+            run.close()
+    if reason == "terminated":
+        sys.exit(128 + signal.SIGTERM)  # as shells and schedulers expect it
+    return objective
 
 
 class Run:
@@ -70,29 +91,65 @@ class Run:
         self,
         config: Config,
         spec: ObservationSpec,
+        device: str,
         folder: RunFolder,
+        storage: Storage,
         console: Console,
-        progress: Progress,
-        training: DrivingTraining,
+        stop: StopRequest,
     ):
-        self.config, self.folder, self.console, self.progress = config, folder, console, progress
-        self.training, self.began = training, time.monotonic()
+        self.config, self.folder, self.storage, self.console, self.stop = config, folder, storage, console, stop
+        slack = slack_of(config.replay.capacity)
+        self.training = DrivingTraining(config, spec, device, storage, slack, self._between_updates)
+        self.progress = Progress(config.logger.progress, config.training.updates, config.training.epochs, console)
         self.worker = _make_worker(config, spec, folder)
-        self.interface = LocalInterface(self.worker, training.missing_env_steps)
-        self.evaluator = Evaluator(config.env, config.seed)
-        self.writer = MetricsWriter(folder.path, config.logger.tensorboard)
-        self.best: dict[str, Any] = {}
+        self.interface = LocalInterface(self.worker, self.training.missing_env_steps)
+        self.evaluator = Evaluator(config.env, config.seed, stop.check)
         self.actor = DrivingActor(spec.space(), spec.action_space(), config, spec)  # evaluates, plays the best
+        self.writer: MetricsWriter | None = None
+        self.best: dict[str, Any] = {}
+        self.epochs_done = 0  # evaluation included
+        self._made_under = {"fingerprint": fingerprint(config), "config": flatten(asdict(config))}
+        self._wall_before = 0.0  # seconds of earlier starts
+        self._began = self._saved = time.monotonic()
+        self._kept: list[dict[str, Any]] = []  # replay states of the checkpoints on the disk, the last one last
+
+    def begin(self, replay_cleared: bool) -> None:
+        """Go on from the checkpoint in the folder, or begin anew.
+
+        Args:
+            replay_cleared: the replay was removed on purpose, the networks go on with an empty one.
+        """
+        training, folder = self.training, self.folder
+        states = usable_checkpoints(self.config, folder, training.memory, self.console, replay_cleared)
+        if states:
+            self._restore(states, replay_cleared)
+        else:
+            begin_anew(self.config, folder, training.agent, self.console)
+        self.best = folder.best_so_far()
+        training.memory.protect(self._kept)
+        self.writer = MetricsWriter(folder.path, self.config.logger.tensorboard, training.total_updates)
+        if states and replay_cleared:
+            self.save_checkpoint()  # from here on the checkpoint tells of an empty replay,
+            self.save_checkpoint()  # and so does the one before
 
     def to_the_end(self) -> str:
         """Run every epoch; returns why it stopped."""
+        training = self.training
         try:
-            self.progress.start()
-            self.save_checkpoint()  # a run that fails in its first epoch leaves what it began with
-            self.interface.broadcast_model(self.training.agent.get_actor())
-            while self.training.epoch < self.training.epochs:
-                self.epoch()
-        except KeyboardInterrupt:
+            self.progress.start(training.total_updates, training.memory.env_steps, self._best_return())
+            epochs = iterate_epochs(
+                run_cls=self._first_broadcast,
+                interface=self.interface,
+                checkpoint_path=str(self.folder.checkpoints.last),
+                dump_run_instance_fn=lambda *_: self.save_checkpoint(),
+                load_run_instance_fn=lambda _: training,  # begin() has restored it
+            )
+            for _ in epochs:
+                self._finish_epoch()
+        except Stopped as stopped:
+            self.save_checkpoint()
+            return stopped.reason
+        except KeyboardInterrupt:  # the second signal: at once, in the middle of anything
             return "interrupted"
         except NonFiniteError as error:
             self.console.print(str(error), style="bold red", markup=False)
@@ -101,100 +158,114 @@ class Run:
             self.progress.stop()
         return "finished"
 
-    def epoch(self) -> None:
-        """Train for one epoch, evaluate, log, keep the best policy and the checkpoint."""
-        stats = self.training.run_epoch(self.interface)
-        self.progress.evaluating()
-        self.actor.copy_from(self.training.agent.model)
-        evaluation = self.evaluator.evaluate(self.actor, *self.starts(SELECT)).metrics()
-        metrics = {name: float(np.mean([row[name] for row in stats])) for name in _METRICS if name in stats[0]}
-        metrics |= evaluation | self._counters()
-        self.writer.write(self.training.total_updates, metrics)
-        if evaluation["return_test_det"] > self.best.get("return_test_det", -math.inf):
-            best = {**evaluation, "best_epoch": self.training.epoch}
-            self.folder.save_best(self.actor, best)
-            self.best = best
-        self.save_checkpoint()
-        self.progress.evaluated(evaluation)
+    def _first_broadcast(self) -> DrivingTraining:
+        self.interface.broadcast_model(self.training.agent.get_actor())
+        return self.training
 
     def save_checkpoint(self) -> None:
-        """Keep the learner as it is now."""
-        self.folder.save_checkpoint({"agent": self.training.agent.state_dict(), **self._counters()})
+        """Make everything durable that the run needs to go on from here.
 
-    def starts(self, offset: float) -> tuple[Sequence[Start], Sequence[Start]]:
-        """Deterministic and stochastic evaluation starts with this offset."""
-        cfg, env = self.config.training, self.config.env
-        counts = cfg.eval_episodes, cfg.eval_episodes_stochastic
-        return tuple(make_starts(env, eval_tracks(env), count, offset) for count in counts)
-
-    def conclude(self, stop_reason: str) -> float:
-        """Judge the best policy on fresh starts, draw, film, sum up; returns the objective, NaN without a policy.
-
-        Ctrl-C cuts this short; the summary is written in any case.
+        Raises:
+            UserError: it cannot be written; the last checkpoint is as it was.
         """
-        summary: dict[str, Any] = {"run_name": self.folder.path.name, "stop_reason": stop_reason}
-        summary |= {**self._counters(), "selection": self.best}
-        paths: dict[str, Any] = {
-            "folder": self.folder.path,
-            "metrics": self.folder.metrics,
-            "summary": self.folder.summary,
-        }
+        self.training.agent.check_weights()
         try:
-            if self.best:
-                self.console.print("judging the best policy on fresh starts; Ctrl-C skips this")
-                summary |= self._judge(paths)
-        except KeyboardInterrupt:
-            self.console.print("skipped")
-        objective = summary[self.config.objective] if self.config.objective in summary else math.nan
-        summary |= {"paths": paths, "objective": objective}
-        write_summary(self.folder.summary, summary)
-        print_summary(self.console, summary)
-        return objective
+            state = self._state()
+            self.folder.checkpoints.save(state)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder.checkpoints.last}: the checkpoint of update {self.training.total_updates} cannot be "
+                f"written ({error.strerror}). The checkpoint before it is intact: mend the cause, and the same command "
+                "goes on from there."
+            ) from None
+        self._kept = [*self._kept[-1:], state["training"]["replay"]]
+        self.training.memory.protect(self._kept)
+        self._saved = time.monotonic()
 
-    def close(self) -> None:
-        """Flush what was written and free the environments."""
-        self.writer.close()
-        self.evaluator.close()
-        self.worker.env.close()
-
-    def _judge(self, paths: dict[str, Any]) -> dict[str, Any]:
-        """Evaluate the best policy on starts that did not choose it, and draw; adds to ``paths``."""
-        self.folder.load_best(self.actor)
-        paths["best"] = self.folder.best_actor
-        evaluation = self.evaluator.evaluate(self.actor, *self.starts(REPORT))
-        try:
-            paths |= self._pictures(evaluation)
-        except Exception as error:  # a codec or a display that is missing must not cost the result
-            self.console.print(f"no pictures: {error}", style="yellow", markup=False)
-        return evaluation.metrics() | {"best_epoch": self.best["best_epoch"]}
-
-    def _pictures(self, evaluation: Evaluation) -> dict[str, Any]:
-        logger, folder, paths = self.config.logger, self.folder, {}
-        if logger.curves:
-            plot_curves(folder.metrics, folder.curves)
-            paths["curves"] = folder.curves
-        det, _ = self.starts(REPORT)
-        film = (
-            self.actor,
-            self.config.env,
-            det,
-            evaluation.deterministic,
-            self.config.seed,
-            logger.video_size,
-        )
-        if logger.video and film_best(*film, folder.best_video):
-            paths["video"] = folder.best_video
-        return paths
-
-    def _counters(self) -> dict[str, float]:
-        seconds = time.monotonic() - self.began
+    def counters(self) -> dict[str, float]:
+        """Return what was done so far, over all starts of the run."""
+        seconds = self._wall_before + time.monotonic() - self._began
         updates = self.training.total_updates
         return {
-            "epoch": self.training.epoch,
+            "epoch": self.epochs_done,
             "updates": updates,
             "env_steps": self.training.memory.env_steps,
             "wall_s": seconds,
             "updates_per_s": updates / seconds,
+        }
+
+    def close(self) -> None:
+        """Flush what was written and free the environments."""
+        if self.writer is not None:
+            self.writer.close()
+        self.evaluator.close()
+        self.worker.env.close()
+        self.storage.close()
+
+    def _restore(self, states: list[dict[str, Any]], replay_cleared: bool) -> None:
+        """Take over the newest state."""
+        state = states[0]
+        self.epochs_done, self._wall_before = state["epochs_done"], state["wall_s"]
+        self.training.load_state_dict(state["training"], self.epochs_done)
+        goes_on = self.interface.load_state_dict(state["interface"])
+        if replay_cleared:
+            self.training.warm_up_again()
+            self.interface.begin_episode()
+        else:
+            self._kept = [kept["training"]["replay"] for kept in reversed(states)]
+        if not goes_on:
+            self.console.print(
+                f"env.id = {self.config.env.name}: the task does not repeat itself, so a new episode begins and this "
+                "start will not be the same as a run that was never stopped.",
+                style="yellow",
+                markup=False,
+            )
+        set_rng_state(state["rng"])
+
+    def _between_updates(self, training: DrivingTraining) -> None:
+        """All state is whole here: show, stop, save."""
+        self.progress.update(training.total_updates, training.memory.env_steps, self.epochs_done + 1)
+        self.stop.check()
+        if time.monotonic() - self._saved >= self.config.training.checkpoint_interval_s:
+            self.save_checkpoint()
+        while training.memory.room < _MOST_ROWS:  # until the one before counts on newer rows, too
+            self.save_checkpoint()
+
+    def _finish_epoch(self) -> None:
+        """Evaluate, log, and keep the policy if it is the best; tmrl's loop saves a checkpoint next."""
+        self.progress.evaluating()
+        self.actor.copy_from(self.training.agent.model)
+        det, stoch = starts_of(self.config, SELECT)
+        evaluation = self.evaluator.evaluate(self.actor, det, stoch).metrics()
+        self.epochs_done += 1
+        means = self.training.means.take()
+        metrics = {name: means[name] for name in _METRICS if name in means} | evaluation | self.counters()
+        self.writer.write(self.training.total_updates, metrics)
+        if evaluation["return_test_det"] > self._best_return():
+            self._keep_best({**evaluation, "best_epoch": self.epochs_done})
+        self.progress.evaluated(evaluation)
+
+    def _keep_best(self, best: dict[str, Any]) -> None:
+        try:
+            self.folder.save_best(self.actor, self.training.agent.model, best, self._made_under["fingerprint"])
+        except OSError as error:
+            raise UserError(
+                f"{self.folder.best_actor}: the best policy cannot be written ({error.strerror}). The last checkpoint "
+                "is intact: mend the cause, and the same command goes on from there."
+            ) from None
+        self.best = best
+
+    def _best_return(self) -> float:
+        return self.best["return_test_det"] if self.best else -math.inf
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            **self._made_under,
+            "training": self.training.state_dict(),
+            "interface": self.interface.state_dict(),
+            "rng": get_rng_state(),
+            "epochs_done": self.epochs_done,
+            "wall_s": self.counters()["wall_s"],
         }
 
 
@@ -215,7 +286,3 @@ def _make_worker(config: Config, spec: ObservationSpec, folder: RunFolder) -> Ro
         model_path=str(folder.path / "weights" / "worker.tmod"),
         standalone=True,
     )
-
-
-def _show(progress: Progress, training: DrivingTraining) -> None:
-    progress.update(training.total_updates, training.memory.env_steps, training.epoch + 1)

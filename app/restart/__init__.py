@@ -1,0 +1,1 @@
+"""Starting clean: what a broken agent left goes, or moves aside, before training begins."""

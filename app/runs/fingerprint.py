@@ -1,0 +1,88 @@
+"""What makes old data poison for a new run: another environment, another architecture, another set of fixes."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from app.config.schema import Config, SimConfig
+from app.errors import UserError
+
+Flat = dict[str, Any]
+
+_LOSS_ONLY = ("encoder.prediction_weight",)  # belongs to the learning, not to the network
+_EVALUATION_ONLY = ("env.eval_tracks",)
+
+
+def flatten(value: Any, prefix: str = "") -> Flat:
+    """Return nested mappings as dotted keys; lists stay whole, tuples become lists (as JSON has them)."""
+    if not isinstance(value, Mapping):
+        return {prefix: json.loads(json.dumps(value))}
+    return {
+        key: item
+        for name, part in value.items()
+        for key, item in flatten(part, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
+
+
+def fingerprint(config: Config) -> Flat:
+    """Return the keys of the configuration that a policy, a replay and a checkpoint depend on.
+
+    Parts that the run does not build are left out: without images no norm and no backbone, without a context
+    encoder no ``encoder``.
+    """
+    sections = ["model", "actor", "critic", "env"]
+    images = isinstance(config.env, SimConfig) and config.env.images
+    if images and config.model.name != "mlp":
+        sections += ["norm", "backbone"]
+    if config.model.contextual:
+        sections.append("encoder")
+    flat = flatten({section: asdict(getattr(config, section)) for section in sections})
+    flat["log_std_min"] = flat.pop("actor.log_std_min")  # as it is spelt on the command line
+    return {key: value for key, value in sorted(flat.items()) if key not in _LOSS_ONLY + _EVALUATION_ONLY}
+
+
+def differences(theirs: Mapping[str, Any], yours: Mapping[str, Any]) -> list[str]:
+    """Return a line ``key: theirs → yours`` for every key that differs or that one side lacks."""
+    keys = sorted(theirs.keys() | yours.keys())
+    return [
+        f"{key}: {_shown(theirs, key)} → {_shown(yours, key)}"
+        for key in keys
+        if key not in theirs or key not in yours or theirs[key] != yours[key]
+    ]
+
+
+def refuse_other(what: str, theirs: Mapping[str, Any], yours: Mapping[str, Any], ways_out: str) -> None:
+    """Raise unless both fingerprints are the same.
+
+    Args:
+        what: what was made under the fingerprint ``theirs``.
+        theirs: its fingerprint.
+        yours: the fingerprint of this run.
+        ways_out: what to do about it.
+
+    Raises:
+        UserError: with every difference.
+    """
+    if found := differences(theirs, yours):
+        lines = "\n".join(f"  {line}" for line in found)
+        raise UserError(f"{what} was made under other settings (theirs → yours):\n{lines}\n{ways_out}")
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the differences of two whole configurations that a run may go on with, where it matters to know.
+
+    Args:
+        before: the flattened configuration of the checkpoint.
+        now: that of this start.
+    """
+    told = ("runs_dir", "run_name", "logger.", "restart", "training.init_from")
+
+    def relevant(flat: Mapping[str, Any]) -> Flat:
+        return {key: value for key, value in flat.items() if not key.startswith(told)}
+
+    return differences(relevant(before), relevant(now))
+
+
+def _shown(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key], ensure_ascii=False).strip('"') if key in flat else "(not there)"

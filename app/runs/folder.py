@@ -1,0 +1,217 @@
+"""The run folder: where things lie, whose they are, and how they get there whole."""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from app.config.schema import Config
+from app.errors import UserError
+from app.files import make_folder, replacing, strict_json, write_json
+from app.runs.checkpoint import Checkpoints
+from app.runs.fingerprint import Flat, fingerprint, flatten, refuse_other
+from app.runs.history import unused_time
+from app.runs.lock import Lock
+from app.runs.manifest import Manifest
+
+_WAYS_OUT = (
+    "Add +restart=clean to remove its replay, checkpoints and weights (restart.dry_run=true shows them first), "
+    "or keep them and choose another run_name."
+)
+
+_REPLAY_WAYS_OUT = (
+    "Set it as it was, add '+restart=clean restart.targets=[replay]' to go on with the networks and an empty replay, "
+    "or choose another run_name."
+)
+
+
+class RunFolder:
+    """Paths below ``runs_dir/run_name``.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config, self.metrics, self.summary = (
+            path / name for name in ("config.yaml", "metrics.jsonl", "summary.json")
+        )
+        self.fingerprint, self.starts = path / "fingerprint.json", path / "starts.jsonl"
+        self.curves, self.tensorboard, self.videos = path / "curves.png", path / "tensorboard", path / "videos"
+        self.evaluation = path / "evaluation.json"
+        self.best_video = self.videos / "best.mp4"
+        self.checkpoints, self.replay = Checkpoints(path / "checkpoints"), path / "replay"
+        self.replay_fingerprint = self.replay / "fingerprint.json"
+        self.best_actor, self.best_model, self.best_result = (
+            path / "best" / name for name in ("actor.safetensors", "model.safetensors", "result.json")
+        )
+        self._lock = Lock(path, "run")
+
+    @classmethod
+    def open(cls, config: Config) -> "RunFolder":
+        """Make the folder of a run or take the one that is there, and own it until ``close``.
+
+        Raises:
+            UserError: it cannot be made, belongs to a running process, or was not made by this program.
+        """
+        folder = cls(Path(config.runs_dir) / config.run_name)
+        try:
+            make_folder(folder.path)
+        except OSError as error:
+            raise UserError(
+                f"runs_dir = {config.runs_dir}: no run folder can be made there ({error.strerror}). "
+                "Name a folder that can be written, such as runs_dir=runs."
+            ) from None
+        folder._lock.acquire()
+        try:
+            folder._refuse_foreign()
+        except UserError:
+            folder.close()
+            raise
+        return folder
+
+    def close(self) -> None:
+        """Give the folder up; safe to call twice."""
+        self._lock.release()
+
+    def __enter__(self) -> "RunFolder":
+        """Return the folder, which is owned already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the folder up."""
+        self.close()
+
+    def manifest(self) -> Manifest:
+        """What this program created here."""
+        return Manifest.open(self.path)
+
+    def settle(self, config: Config, replay_files: list[Path]) -> None:
+        """Check that what lies here was made under the same fingerprint, and note what this run will create.
+
+        Raises:
+            UserError: run folder or replay were made under another fingerprint.
+        """
+        mine = fingerprint(config)
+        replay = {**mine, "replay.capacity": config.replay.capacity}  # where a row stands depends on the ring's size
+        if self._holds_state() and self.fingerprint.is_file():
+            refuse_other(str(self.path), _read_json(self.fingerprint), mine, _WAYS_OUT)
+        if any(path.exists() for path in replay_files) and self.replay_fingerprint.is_file():
+            refuse_other(str(self.replay), _read_json(self.replay_fingerprint), replay, _REPLAY_WAYS_OUT)
+        manifest = self.manifest()
+        manifest.add("checkpoints", *self.checkpoints.paths)
+        manifest.add("replay", *replay_files, self.replay_fingerprint)
+        manifest.add("weights", self.best_actor, self.best_model, self.best_result)
+        write_json(self.fingerprint, mine)
+        write_json(self.replay_fingerprint, replay)
+        with replacing(self.config) as temporary:
+            plain = _plain(asdict(replace(config, restart=None)))
+            temporary.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+
+    def note_start(self, updates: int, changed: list[str]) -> None:
+        """Append one line about this start: when, from which update on, with which changed keys."""
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "updates": updates, "changed": changed}
+        with self.starts.open("a", encoding="utf-8") as file:
+            file.write(strict_json(line) + "\n")
+
+    def put_records_aside(self) -> Path | None:
+        """Move what an earlier life of this folder recorded into ``history``, so that a new run begins a new record."""
+        records = (
+            self.metrics,
+            self.summary,
+            self.curves,
+            self.tensorboard,
+            self.videos,
+            self.evaluation,
+            self.best_actor.parent,
+        )
+        found = [path for path in records if path.exists()]
+        if not found:
+            return None
+        aside = self.path / "history" / unused_time(self.path)
+        make_folder(aside)
+        for path in found:
+            os.replace(path, aside / path.name)
+        return aside
+
+    def save_best(self, actor: nn.Module, model: nn.Module, result: Mapping[str, Any], made_under: Flat) -> None:
+        """Keep the weights of the best policy and what it reached; the file of the actor holds both and comes last."""
+        facts = {"result": strict_json(result), "fingerprint": strict_json(made_under)}
+        for path, module, metadata in ((self.best_model, model, {}), (self.best_actor, actor, facts)):
+            with replacing(path) as temporary:
+                save_file({name: part.contiguous() for name, part in module.state_dict().items()}, temporary, metadata)
+        write_json(self.best_result, result)
+
+    def load_best(self, actor: nn.Module) -> None:
+        """Load the weights of the best policy; nothing in the file can execute.
+
+        Raises:
+            UserError: the file is damaged or holds another network.
+        """
+        try:
+            actor.load_state_dict(load_weights(self.best_actor))
+        except RuntimeError as error:
+            raise UserError(f"{self.best_actor}: holds another network: {str(error).splitlines()[0]}") from None
+
+    def best_so_far(self) -> dict[str, Any]:
+        """Return what the best policy kept here has reached; empty if there is none."""
+        return json.loads(_metadata(self.best_actor)["result"]) if self.best_actor.is_file() else {}
+
+    def best_fingerprint(self) -> Flat:
+        """Return the fingerprint under which the best policy was made."""
+        return json.loads(_metadata(self.best_actor)["fingerprint"])
+
+    def _holds_state(self) -> bool:
+        return self.checkpoints.exist() or self.best_actor.is_file()
+
+    def _refuse_foreign(self) -> None:
+        """Raise if the folder holds files that no run of this version made."""
+        others = [entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")]
+        if others and not (self.path / "manifest.json").is_file():
+            raise UserError(
+                f"{self.path}: holds {others[0]} and no manifest.json: this program did not make it, or an "
+                "older version did. Choose another run_name, or move the folder away."
+            )
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        UserError: it is not there or damaged.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata()
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def _read_json(path: Path) -> Flat:
+    try:
+        return flatten(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: is damaged: {str(error).splitlines()[0]}. {_WAYS_OUT}") from None
+
+
+def _plain(value: Any) -> Any:
+    """Tuples become lists: YAML without Python tags."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,118 @@
+"""The end of a run: judge the best policy, draw, film, sum up."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from app.config.schema import Config
+from app.files import write_json
+from app.models.actor import DrivingActor
+from app.reporting.curves import plot_curves
+from app.reporting.results import Evaluation
+from app.reporting.summary import print_summary
+from app.runs.folder import RunFolder
+from app.training.assess import film_best
+from app.training.evaluation import Evaluator, starts_of
+from app.training.stop import Stopped
+
+REPORT = 0.5  # offset of the starts that judge the best policy: not those that chose it
+
+
+class Conclusion:
+    """Sums up a run.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        console: where to print.
+        evaluator: drives the judging episodes.
+        actor: takes over the weights of the best policy.
+    """
+
+    def __init__(self, config: Config, folder: RunFolder, console: Console, evaluator: Evaluator, actor: DrivingActor):
+        self.config, self.folder, self.console = config, folder, console
+        self.evaluator, self.actor = evaluator, actor
+
+    def finished_before(self, updates: int) -> float | None:
+        """Show the summary again if an earlier start ended the run after as many updates; returns its objective."""
+        try:
+            summary = json.loads(self.folder.summary.read_text(encoding="utf-8"))
+            if summary["stop_reason"] != "finished" or summary["updates"] != updates:
+                return None
+        except (OSError, ValueError, KeyError):  # there is none, or it is not whole: sum up again
+            return None
+        print_summary(self.console, summary)
+        self.console.print(
+            f"{self.folder.path} had finished before. To go on with it, raise training.epochs; to begin anew, add "
+            "+restart=clean or choose another run_name.",
+            style="green", markup=False, soft_wrap=True,
+        )  # fmt: skip
+        return _number(summary["objective"])
+
+    def sum_up(self, reason: str, counters: Mapping[str, float], best: Mapping[str, Any]) -> float:
+        """Judge the best policy on fresh starts, draw, film, and write the summary.
+
+        Ctrl-C cuts this short, and SIGTERM leaves no time for it; the summary is written in any case.
+
+        Args:
+            reason: why the run stopped.
+            counters: what it has done.
+            best: what its best policy reached, empty without one.
+
+        Returns:
+            The objective, NaN without a policy.
+        """
+        summary: dict[str, Any] = {"run_name": self.folder.path.name, "stop_reason": reason}
+        summary |= {**counters, "selection": best}
+        folder = self.folder
+        paths: dict[str, Any] = {"folder": folder.path, "metrics": folder.metrics, "summary": folder.summary}
+        try:
+            if best and reason != "terminated":
+                self.console.print("judging the best policy on fresh starts; Ctrl-C skips this")
+                summary |= self._judge(paths) | {"best_epoch": best["best_epoch"]}
+        except (KeyboardInterrupt, Stopped):
+            self.console.print("skipped")
+            summary["stop_reason"] = "interrupted"
+        objective = summary[self.config.objective] if self.config.objective in summary else math.nan
+        summary |= {"paths": paths, "objective": objective}
+        try:
+            write_json(folder.summary, summary)
+        except OSError as error:  # the result can still be read below
+            self._warn(f"{folder.summary}: cannot be written ({error.strerror})")
+        print_summary(self.console, summary)
+        if summary["stop_reason"] in ("interrupted", "terminated"):
+            self.console.print("The same command goes on from here.", style="green")
+        return objective
+
+    def _judge(self, paths: dict[str, Any]) -> dict[str, Any]:
+        """Evaluate the best policy on starts that did not choose it, and draw; adds to ``paths``."""
+        self.folder.load_best(self.actor)
+        paths["best"] = self.folder.best_actor
+        evaluation = self.evaluator.evaluate(self.actor, *starts_of(self.config, REPORT))
+        try:
+            paths |= self._pictures(evaluation)
+        except Exception as error:  # a codec, a display or space that is missing must not cost the result
+            self._warn(f"no pictures: {error}")
+        return evaluation.metrics()
+
+    def _pictures(self, evaluation: Evaluation) -> dict[str, Any]:
+        config, folder, paths = self.config, self.folder, {}
+        if config.logger.curves:
+            plot_curves(folder.metrics, folder.curves)
+            paths["curves"] = folder.curves
+        det, _ = starts_of(config, REPORT)
+        film = (self.actor, config.env, det, evaluation.deterministic, config.seed, config.logger.video_size)
+        if config.logger.video and film_best(*film, folder.best_video):
+            paths["video"] = folder.best_video
+        return paths
+
+    def _warn(self, text: str) -> None:
+        self.console.print(text, style="yellow", markup=False, soft_wrap=True)
+
+
+def _number(value: float | None) -> float:
+    """JSON has no NaN."""
+    return math.nan if value is None else value

@@ -1,0 +1,47 @@
+"""Ctrl-C and SIGTERM as a request that the run honours between two updates."""
+
+import signal
+import threading
+from types import FrameType
+
+_REASONS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+
+
+class Stopped(Exception):
+    """The run was asked to stop; ``reason`` is "interrupted" or "terminated"."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+class StopRequest:
+    """While entered, the first signal is only remembered; another one interrupts at once.
+
+    An exception out of the middle of an optimiser's step would leave networks that no checkpoint may keep.
+    """
+
+    def __init__(self) -> None:
+        self.reason = ""
+
+    def check(self) -> None:
+        """Raise Stopped if a signal came since."""
+        if self.reason:
+            raise Stopped(self.reason)
+
+    def __enter__(self) -> "StopRequest":
+        """Take over the signals."""
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers there only
+            self._before = {number: signal.signal(number, self._remember) for number in _REASONS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, _: FrameType | None) -> None:
+        if self.reason:
+            raise KeyboardInterrupt
+        self.reason = _REASONS[signal.Signals(number)]
