@@ -23,6 +23,7 @@ _COMPANY = {  # options that do not suit the default model
     "actor=mlp": "model=droq",
     "critic=droq": "model=droq",
     "critic=plain": "model=shared_backbone",
+    "sweep=optuna": "hydra/sweeper=optuna",
 }
 
 

@@ -525,5 +525,5 @@ def test_a_name_that_is_not_unicode_can_be_shown_and_recorded(tmp_path, w):
     except OSError:
         pytest.skip("the file system takes only Unicode")
     plan = w.plan().joined(tmrl_plan(tmp_path / "TmrlData", "car", KINDS))
-    assert "\\xff.pkl" in shown(plan, "delete", False)
+    assert "\\xff.pkl" in "".join(shown(plan, "delete", False).split())  # a long path is folded
     assert "\\\\xff.pkl" in remove(plan).path.read_text("utf-8")

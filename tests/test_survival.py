@@ -34,6 +34,7 @@ def stop_and_go_on(runs, name, number, moment, *overrides):
     return result(runs / name), process.returncode, out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_a_stopped_run_goes_on_with_the_same_command(whole, tmp_path, number, code):
     expected, seconds, overrides = whole

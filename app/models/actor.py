@@ -29,7 +29,8 @@ class DrivingActor(TorchActorModule):
 
     def __init__(self, observation_space, action_space, config: Config, spec: ObservationSpec, device: str = "cpu"):
         super().__init__(observation_space, action_space, device)
-        self.net: PolicyNetwork = make_policy_network(config, spec)
+        # The layout of the trainer's model: for another one, other kernels may be chosen, which round differently.
+        self.net: PolicyNetwork = make_policy_network(config, spec).to(memory_format=torch.channels_last)
         self.requires_grad_(False)
         self.eval()
         self.to(device)

@@ -42,6 +42,8 @@ def usable_checkpoints(
     def problem(state: State) -> str:
         if not isinstance(state, dict) or not state.keys() >= _PARTS:
             return "it lacks parts that a checkpoint has."
+        ways_out = "Add +restart=clean to remove it, or choose another run_name."
+        refuse_other(f"a checkpoint in {folder.path}", state["fingerprint"], fingerprint(config), ways_out)
         return "" if replay_cleared else memory.verify(state["training"]["replay"])
 
     try:
@@ -52,9 +54,6 @@ def usable_checkpoints(
             "restart.targets=[replay]' goes on with the networks and an empty replay. "
             f"Otherwise begin a new run from its best policy: run_name=... training.init_from={folder.path}"
         ) from None
-    ways_out = "Add +restart=clean to remove it, or choose another run_name."
-    for state in states:
-        refuse_other(f"a checkpoint in {folder.path}", state["fingerprint"], fingerprint(config), ways_out)
     _say_what_changed(config, folder, states[0], console)
     return states
 
