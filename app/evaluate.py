@@ -10,10 +10,11 @@ sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve()
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
-from app.config.command import run  # noqa: E402
+from app.config.command import in_words, run  # noqa: E402
 
 
 @hydra.main(config_path="../conf", config_name="evaluate", execution_whitelist=[])
+@in_words
 def main(cfg: DictConfig) -> float:
     """Validate the configuration, evaluate, and return the mean deterministic return."""
     from app.config.load import validate

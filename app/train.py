@@ -10,20 +10,24 @@ sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve()
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
-from app.config.command import run  # noqa: E402
+from app.config.command import in_words, run  # noqa: E402
 
 
-@hydra.main(config_path="../conf", config_name="config", execution_whitelist=[])
+@hydra.main(config_path="../conf", config_name="config", execution_whitelist=["app.sweep.callback.StudyCallback"])
+@in_words
 def main(cfg: DictConfig) -> float:
     """Validate the configuration, train, and return the objective."""
     # Imported here so that --help and --cfg answer at once: torch alone takes seconds.
+    from app.config.job import Job, as_job
     from app.config.load import load
 
-    config = load(cfg)
+    config, job = load(cfg), Job.current()
+    if job is not None:
+        config = as_job(config, cfg, job)
 
     from app.training.run import train
 
-    return train(config)
+    return train(config, one_of_many=job is not None)
 
 
 if __name__ == "__main__":

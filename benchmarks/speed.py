@@ -38,7 +38,7 @@ from benchmarks.common import ROOT, machine, markdown, number, parser, publish, 
 from benchmarks.tmrl_peer import SpinupSacAgent, VanillaCNNActorCritic, tmrl_constants
 
 BATCHES = (64, 256)
-SIZES = (64, 32)  # pixels; tmrl's CNN takes 64
+SIZES = (64, 32, 16)  # pixels; tmrl's CNN takes 64
 STEPS = 400  # of the simulator, from which the batches are drawn
 PROTOTYPE_MS, AIM_MS = 52.0, 35.0  # (d): what the prototype took, and what is wanted
 

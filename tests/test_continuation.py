@@ -12,6 +12,7 @@ import torch
 from app.config.schema import Config
 from app.errors import UserError
 from app.runs.checkpoint import Checkpoints, DamagedCheckpoint, read
+from app.runs.fingerprint import fingerprint
 from app.runs.folder import RunFolder
 from app.training import run as run_module
 from app.training.stop import Stopped
@@ -468,3 +469,13 @@ def test_a_failing_record_costs_a_warning(tmp_path, monkeypatch, capsys, what):
     )
     assert objective == objective
     assert "No space left on device" in capsys.readouterr().out
+
+
+def test_keys_of_parts_that_a_run_does_not_have_are_not_in_its_fingerprint():
+    lidar, images = fingerprint(compose("env=sim_lidar")), fingerprint(compose())
+    assert (
+        fingerprint(compose("env=sim_lidar", "env.image_size=64", "norm=batch", "encoder.prediction_weight=0")) == lidar
+    )
+    assert fingerprint(compose("env.eval_tracks=[7]", "agent.gamma=0.9")) == images
+    assert fingerprint(compose("norm=batch")) != images != fingerprint(compose("env.image_size=64"))
+    assert "encoder.dropout" not in fingerprint(compose("model=droq"))

@@ -1,16 +1,40 @@
 """Runs a Hydra command so that a mistake of the user's gives plain sentences and exit code 1."""
 
+import functools
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig
 
 from app.errors import UserError
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
+_ADDED = "restart"  # a group that the defaults list leaves out
+
+
+def in_words(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """Let a task of ``hydra.main`` end with exit code 1 and the text of its UserError, without what Hydra adds.
+
+    A job of ``-m`` raises it as it is: the others go on.
+    """
+
+    @functools.wraps(task)
+    def wrapped(cfg: DictConfig) -> Any:
+        try:
+            return task(cfg)
+        except UserError as error:
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise
+            sys.exit(str(error))
+
+    return wrapped
 
 
 def run(command: Callable[[], object], schema: str) -> None:
@@ -51,8 +75,12 @@ def _plain(error: CompactHydraException, schema: str) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
         return str(ConfigError([choose(group, option, error.options)]))
-    # Hydra would advise to append the key with a plus, and we would refuse that too.
+    if str(error).startswith("In 'sweep/"):  # its keys are of the Optuna sweeper
+        return str(ConfigError(["sweep: a search space needs the sweeper that searches it. Add hydra/sweeper=optuna."]))
     key = re.match(r"Could not override '([^'@]+)'", str(error))
+    if key is not None and key[1] == _ADDED:
+        return str(ConfigError([f"{_ADDED}: is chosen with a plus. Write +{_ADDED}=clean or +{_ADDED}=archive."]))
+    # Hydra would advise to append the key with a plus, and we would refuse that too.
     if key is not None:
         return str(ConfigError([unknown(key[1], getattr(schemas, schema))]))
     cause = f"\n{error.__cause__}" if error.__cause__ is not None else ""

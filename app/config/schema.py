@@ -18,12 +18,13 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+LONGEST_NAME = 100
 Name = Annotated[
     str,
     Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        max_length=100,
-        description="at most 100 letters, digits, dots, dashes and underscores",
+        max_length=LONGEST_NAME,
+        description=f"at most {LONGEST_NAME} letters, digits, dots, dashes and underscores",
     ),
 ]
 
@@ -268,6 +269,7 @@ class Config:
     log_std_min: float
     run_name: Name
     runs_dir: str
+    sweeps_dir: str
     objective: Literal["return_test_det"]
     model: ModelConfig
     norm: NormConfig

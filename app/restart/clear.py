@@ -40,9 +40,13 @@ def carry_out(plan: Plan, restart: RestartConfig, console: Console) -> None:
         console.print(f"{decimal(receipt.bytes)} cleared · receipt {receipt.path}", style="green", soft_wrap=True)
 
 
-def _plan_run(config: Config) -> Plan:
-    restart, runs = config.restart, Path(config.runs_dir)
-    plan = plan_folder(runs / config.run_name, runs, restart.targets)
+def with_tmrl(plan: Plan, restart: RestartConfig) -> Plan:
+    """Return the plan with what a run of tmrl's own left in ``~/TmrlData``, if that is asked for."""
     if restart.tmrl_run is None:
         return plan
     return plan.joined(tmrl_plan(Path.home() / "TmrlData", restart.tmrl_run, restart.targets))
+
+
+def _plan_run(config: Config) -> Plan:
+    restart, runs = config.restart, Path(config.runs_dir)
+    return with_tmrl(plan_folder(runs / config.run_name, runs, restart.targets), restart)

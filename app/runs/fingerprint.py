@@ -12,6 +12,7 @@ Flat = dict[str, Any]
 
 _LOSS_ONLY = ("encoder.prediction_weight",)  # belongs to the learning, not to the network
 _EVALUATION_ONLY = ("env.eval_tracks",)
+_IMAGES_ONLY = ("env.image_size", "env.image_history")
 
 
 def flatten(value: Any, prefix: str = "") -> Flat:
@@ -39,7 +40,8 @@ def fingerprint(config: Config) -> Flat:
         sections.append("encoder")
     flat = flatten({section: asdict(getattr(config, section)) for section in sections})
     flat["log_std_min"] = flat.pop("actor.log_std_min")  # as it is spelt on the command line
-    return {key: value for key, value in sorted(flat.items()) if key not in _LOSS_ONLY + _EVALUATION_ONLY}
+    left_out = _LOSS_ONLY + _EVALUATION_ONLY + (() if images else _IMAGES_ONLY)
+    return {key: value for key, value in sorted(flat.items()) if key not in left_out}
 
 
 def differences(theirs: Mapping[str, Any], yours: Mapping[str, Any]) -> list[str]:
@@ -76,7 +78,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         before: the flattened configuration of the checkpoint.
         now: that of this start.
     """
-    told = ("runs_dir", "run_name", "logger.", "restart", "training.init_from")
+    told = ("runs_dir", "sweeps_dir", "run_name", "logger.", "restart", "training.init_from")
 
     def relevant(flat: Mapping[str, Any]) -> Flat:
         return {key: value for key, value in flat.items() if not key.startswith(told)}

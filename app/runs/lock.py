@@ -60,7 +60,7 @@ class Lock:
             self._lock.release(force=True)
             raise UserError(
                 f"{self._folder}: the {self._what} cannot be locked ({error.strerror or error}). "
-                "Make the folder writable, or name another place with runs_dir."
+                "Make the folder writable, or name another place."
             ) from None
         except BaseException:
             self._lock.release(force=True)

@@ -39,12 +39,17 @@ def usable_checkpoints(
     if not folder.checkpoints.exist():
         return []
 
+    verified = replay_cleared
+
     def problem(state: State) -> str:
+        nonlocal verified
         if not isinstance(state, dict) or not state.keys() >= _PARTS:
             return "it lacks parts that a checkpoint has."
         ways_out = "Add +restart=clean to remove it, or choose another run_name."
         refuse_other(f"a checkpoint in {folder.path}", state["fingerprint"], fingerprint(config), ways_out)
-        return "" if replay_cleared else memory.verify(state["training"]["replay"])
+        damage = "" if verified else memory.verify(state["training"]["replay"])
+        verified = not damage  # once is enough: it reads all rows
+        return damage
 
     try:
         states = folder.checkpoints.load(problem, lambda text: _tell(console, text, "yellow"))

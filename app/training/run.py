@@ -42,17 +42,19 @@ SELECT = 0.0  # offset of the starts that choose the best policy; others judge i
 _MOST_ROWS = 2 * AT_ONCE  # that one call of the interface brings: every step may end an episode
 
 
-def train(config: Config) -> float:
+def train(config: Config, one_of_many: bool = False) -> float:
     """Begin a run or go on with it, to its end, and leave a complete run folder.
 
     Args:
         config: the validated configuration.
+        one_of_many: others follow this one, and Ctrl-C is meant for them, too.
 
     Returns:
         The objective: ``return_test_det`` of the best policy, on starts that did not choose it. NaN if there is none.
 
     Raises:
         UserError: something the user can mend, in words.
+        KeyboardInterrupt: one of many was interrupted; its folder is complete.
     """
     console = make_console()
     if config.restart and config.restart.dry_run:
@@ -81,6 +83,8 @@ def train(config: Config) -> float:
             run.close()
     if reason == "terminated":
         sys.exit(128 + signal.SIGTERM)  # as shells and schedulers expect it
+    if one_of_many and stop.reason == "interrupted":
+        raise KeyboardInterrupt
     return objective
 
 

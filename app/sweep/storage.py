@@ -1,0 +1,116 @@
+"""The study in its Optuna storage. Optuna takes most of a second to import: import this only when it is needed."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import optuna
+from optuna.exceptions import OptunaError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.errors import UserError
+from app.runs.fingerprint import Flat, refuse_other
+from app.sweep.folder import WAYS_OUT
+
+_ATTRIBUTE = "trackmania_droq.fingerprint"  # of the study: who made it, under which settings
+
+
+class Stored:
+    """A study in a storage.
+
+    Args:
+        url: of the storage, such as "sqlite:///sweeps/mine/study.db".
+        name: of the study.
+
+    Raises:
+        UserError: the URL is none.
+    """
+
+    def __init__(self, url: str, name: str):
+        self.name, self._text, self.shown_url = name, url, url
+        with self._in_words():
+            self._url = make_url(url)
+        if self._url.password is not None:
+            self.shown_url = self._url.render_as_string(hide_password=True)
+
+    def __str__(self) -> str:
+        """Return the study and its place; a password is not shown."""
+        return f"study {self.name} in {self.shown_url}"
+
+    @property
+    def file(self) -> Path | None:
+        """The file of the storage, if it is one."""
+        if self._url.get_backend_name() != "sqlite" or not self._url.database:
+            return None
+        return Path(self._url.database)
+
+    def find(self) -> optuna.Study | None:
+        """Return the study if it exists; a file that is missing is not made."""
+        if self.file is not None and not self.file.exists():
+            return None
+        with self._in_words():
+            try:
+                return optuna.load_study(study_name=self.name, storage=self._text)
+            except KeyError:
+                return None
+
+    def is_ours(self, study: optuna.Study) -> bool:
+        """Return whether this program made the study; one without trials could be anybody's and harms nobody."""
+        with self._in_words():
+            return _ATTRIBUTE in study.user_attrs or not study.get_trials(deepcopy=False)
+
+    def refuse_other(self, mine: Flat) -> None:
+        """Raise unless the study, if there is one, was made by this program under the same fingerprint.
+
+        Raises:
+            UserError: it was not, or the storage cannot be used.
+        """
+        study = self.find()
+        if study is None:
+            return
+        if not self.is_ours(study):
+            raise UserError(f"{self}: was not made by this program. Choose another hydra.sweeper.study_name.")
+        with self._in_words():
+            refuse_other(str(self), study.user_attrs.get(_ATTRIBUTE, mine), mine, WAYS_OUT)
+
+    def make(self, mine: Flat, directions: Sequence[str]) -> int:
+        """Make the study, or take the one that is there, and sign it; returns the number of its trials.
+
+        Raises:
+            UserError: the storage cannot be used.
+        """
+        with self._in_words():
+            study = optuna.create_study(
+                study_name=self.name, storage=self._text, directions=directions, load_if_exists=True
+            )
+            study.set_user_attr(_ATTRIBUTE, mine)
+            return len(study.get_trials(deepcopy=False))
+
+    def delete(self, copy_as: str | None) -> None:
+        """Remove the study; the rest of the storage stays as it is.
+
+        Args:
+            copy_as: name of a study that keeps all of it; None: nothing is kept.
+        """
+        with self._in_words():
+            if copy_as is not None:
+                optuna.copy_study(
+                    from_study_name=self.name,
+                    from_storage=self._text,
+                    to_storage=self._text,
+                    to_study_name=copy_as,
+                )
+            optuna.delete_study(study_name=self.name, storage=self._text)
+
+    @contextlib.contextmanager
+    def _in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except (SQLAlchemyError, OptunaError, ImportError, RuntimeError, ValueError) as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise UserError(
+                f"hydra.sweeper.storage = {self.shown_url}: cannot be used ({reason}). Check that it is an address "
+                "such as sqlite:///folder/study.db or postgresql://user:password@host/name, that its driver is "
+                "installed, and that it can be reached. A damaged study.db goes with +restart=clean."
+            ) from None
