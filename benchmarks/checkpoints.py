@@ -16,16 +16,13 @@ take a size, tmrl's is left out, and the report says so.
 checkpoint and of the new rows; the JSON also has what the kernel counted for this process (Linux).
 """
 
-import gc
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -33,181 +30,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import psutil
-from hydra import compose, initialize_config_dir
-from rich.console import Console
 
-from app.config.load import load
 from app.config.schema import Config
-from app.envs.factory import make_spec
-from app.replay.layout import slack_of
-from app.replay.storage import MappedStorage
-from app.runs.folder import RunFolder
-from app.tmrl_api import Buffer, TorchTrainingOffline
-from app.training.run import Run
 from app.training.setup import prepare
-from app.training.stop import StopRequest
+from benchmarks.checkpoint_contenders import Ours, Peer, configure, io_bytes, steps_of_epoch
 from benchmarks.common import ROOT, machine, markdown, number, parser, publish
-from benchmarks.replay import SIZE, as_ours, as_tmrl, fill, stream
-from benchmarks.tmrl_peer import MemoryTMFull, SpinupSacAgent, VanillaCNNActorCritic, tmrl_constants
-
-# isort: split
-from tmrl.networking import dump_run_instance, load_run_instance  # after app.tmrl_api has imported tmrl
+from benchmarks.replay import SIZE
 
 BAR = 1.5  # times a checkpoint of the smallest replay
 WARM_UP = 3  # checkpoints of ours before the measured ones: both files are there, and the ring has its protection
 PEER_SECONDS, PEER_LEAST = 60.0, 2  # tmrl: checkpoints are written for so long, but so many at least
 PEER_MEMORY, PEER_DISK = 8_500, 9_000  # bytes per step while it is pickled, and of two files on the disk
 LEFT_FREE = 1 << 30  # bytes of memory and disk that this program does not take
-
-
-class Ours:
-    """One of our runs, with a full replay.
-
-    Args:
-        rows: capacity of the replay.
-        runs_dir: where the run folder goes.
-    """
-
-    name = "ours"
-
-    def __init__(self, rows: int, runs_dir: Path):
-        self.rows, self.config = rows, configure(rows, runs_dir)
-        self._open()
-        self.run.begin(replay_cleared=False)
-
-    def fill(self) -> None:
-        """Leave no row of the files unwritten, and have an optimiser and an episode in full swing."""
-        training = self.run.training
-        training.update_buffer(self.run.interface)
-        fill(training.memory, as_ours, self.rows + slack_of(self.rows))
-        training.agent.train(training.memory.sample())
-
-    def sample(self) -> dict[str, float]:
-        """Append the steps of an epoch, and measure a checkpoint."""
-        memory, rows = self.run.training.memory, steps_of_epoch(self.config)
-        buffer, before = new_steps(as_ours, rows), io_bytes("write_bytes")
-        memory.append(buffer)
-        began = time.perf_counter()
-        memory.seal()  # the checkpoint would do it: measured apart
-        sealed = time.perf_counter()
-        self.run.save_checkpoint()
-        seconds = time.perf_counter() - began
-        file = self.folder.checkpoints.last.stat().st_size
-        return {
-            "seconds": seconds,
-            "seconds_rows": sealed - began,
-            "seconds_durable": seconds,
-            "bytes": file + rows * memory.nbytes // (self.rows + slack_of(self.rows)),
-            "bytes_checkpoint": file,
-            "bytes_kernel": io_bytes("write_bytes") - before,
-        }
-
-    def go_on(self) -> float:
-        """Continue the run in a new object; returns the seconds."""
-        self._open()
-        began = time.perf_counter()
-        self.run.begin(replay_cleared=False)
-        return time.perf_counter() - began
-
-    def close(self) -> None:
-        """Let go of the run, its files' mappings included."""
-        self.run.close()
-        self.folder.close()
-        del self.run
-        gc.collect()
-
-    def _open(self) -> None:
-        spec = make_spec(self.config.env)
-        self.folder = RunFolder.open(self.config)
-        storage = MappedStorage(self.folder.replay)
-        self.folder.settle(self.config, storage.files(spec))
-        self.run = Run(self.config, spec, "cpu", self.folder, storage, Console(quiet=True), StopRequest())
-
-
-class Peer:
-    """One of tmrl's trainers, with a full memory.
-
-    Args:
-        rows: size of the memory.
-        folder: where its checkpoint goes.
-        config: ours, for the action space, the batch and the steps of an epoch.
-    """
-
-    name = "tmrl"
-
-    def __init__(self, rows: int, folder: Path, config: Config):
-        self.rows, self.config, self._path = rows, config, folder / f"tmrl-{rows}.tcpt"
-        tmrl_constants.IMG_WIDTH = tmrl_constants.IMG_HEIGHT = SIZE  # whatever a user's own TmrlData says
-        tmrl_constants.IMG_HIST_LEN, tmrl_constants.DEBUG_MODE = 4, False
-        self.trainer = TorchTrainingOffline(
-            env_cls=(None, make_spec(config.env).action_space()),  # tmrl's CNN reads its sizes from the constants above
-            memory_cls=partial(
-                MemoryTMFull, memory_size=rows, batch_size=config.replay.batch_size, imgs_obs=4, act_buf_len=2
-            ),
-            training_agent_cls=partial(SpinupSacAgent, model_cls=VanillaCNNActorCritic),
-            device="cpu",
-        )
-
-    def fill(self) -> None:
-        """Fill the memory, and have the optimisers in full swing."""
-        fill(self.trainer.memory, as_tmrl, self.rows)
-        self.trainer.agent.train(self.trainer.memory.sample())
-
-    def sample(self) -> dict[str, float]:
-        """Append the steps of an epoch, and measure a checkpoint."""
-        self.trainer.memory.append(new_steps(as_tmrl, steps_of_epoch(self.config)))
-        before, began = io_bytes("write_bytes"), time.perf_counter()
-        dump_run_instance(self.trainer, str(self._path))
-        seconds = time.perf_counter() - began
-        with self._path.open("r+b") as file:
-            os.fsync(file.fileno())
-        durable, size = time.perf_counter() - began, self._path.stat().st_size
-        return {
-            "seconds": seconds,
-            "seconds_durable": durable,
-            "bytes": size,
-            "bytes_checkpoint": size,
-            "bytes_kernel": io_bytes("write_bytes") - before,
-        }
-
-    def go_on(self) -> float:
-        """Load the trainer; returns the seconds."""
-        began = time.perf_counter()
-        self.trainer = load_run_instance(str(self._path))
-        return time.perf_counter() - began
-
-    def close(self) -> None:
-        """Let go of the trainer: two would not fit."""
-        del self.trainer
-        gc.collect()
-
-
-def configure(rows: int, runs_dir: Path) -> Config:
-    """Return the default configuration with the frames of the game."""
-    overrides = ("env=sim", f"env.image_size={SIZE}", "logger=quiet", "device=cpu", f"replay.capacity={rows}")
-    with initialize_config_dir(str(ROOT / "conf")):
-        return load(compose("config", [*overrides, f"runs_dir='{runs_dir}'", f"run_name=checkpoints-{rows}"]))
-
-
-def steps_of_epoch(config: Config) -> int:
-    """Return how many steps an epoch collects."""
-    return round(config.training.updates_per_epoch / config.training.max_training_steps_per_env_step)
-
-
-def new_steps(as_step: Callable[..., tuple[Any, ...]], rows: int) -> Buffer:
-    """Make some new steps."""
-    buffer = Buffer()
-    buffer.memory = [as_step(*step) for step in islice(chain.from_iterable(stream(rows)), rows)]
-    return buffer
-
-
-def io_bytes(counter: str) -> float:
-    """Return what the kernel has counted for this process so far; NaN where it does not."""
-    try:
-        lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return float("nan")
-    return float(dict(line.split(": ") for line in lines)[counter])
 
 
 @contextmanager

@@ -35,7 +35,7 @@ from app.replay.storage import MemoryStorage
 from app.tmrl_api import Buffer
 from app.training.setup import prepare
 from benchmarks.common import ROOT, machine, markdown, number, parser, publish, take_turns
-from benchmarks.tmrl_peer import SpinupSacAgent, VanillaCNNActorCritic, tmrl_constants
+from benchmarks.tmrl_peer import SpinupSacAgent, VanillaCNNActorCritic
 
 BATCHES = (64, 256)
 SIZES = (64, 32, 16)  # pixels; tmrl's CNN takes 64
@@ -98,10 +98,8 @@ def _drive(env: Any, memory: ReplayMemory) -> dict[str, np.ndarray]:
 
 def make_peer(ours: Ours) -> SpinupSacAgent:
     """Build tmrl's agent with its default CNN."""
-    tmrl_constants.IMG_WIDTH = tmrl_constants.IMG_HEIGHT = 64  # whatever a user's own TmrlData says
-    tmrl_constants.IMG_HIST_LEN, tmrl_constants.DEBUG_MODE = 4, False
     return SpinupSacAgent(
-        observation_space=None,  # tmrl's CNN reads its sizes from the constants above
+        observation_space=None,  # tmrl's CNN reads its sizes from its constants
         action_space=ours.agent.action_space,
         device="cpu",
         model_cls=VanillaCNNActorCritic,
