@@ -42,7 +42,8 @@ def write_json(path: Path, value: Any) -> None:
 def make_folder(folder: Path) -> None:
     """Make a folder with its parents, durably; one that exists is fine."""
     if not folder.is_dir():
-        make_folder(folder.parent)
+        if folder.parent != folder:  # a drive that does not exist is its own parent
+            make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)
 

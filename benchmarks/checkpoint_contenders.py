@@ -19,6 +19,7 @@ from app.replay.layout import slack_of
 from app.replay.storage import MappedStorage
 from app.runs.folder import RunFolder
 from app.tmrl_api import Buffer, TorchTrainingOffline
+from app.training.beginning import find_source
 from app.training.run import Run
 from app.training.stop import StopRequest
 from benchmarks.common import ROOT
@@ -45,7 +46,7 @@ class Ours:
     def __init__(self, rows: int, runs_dir: Path):
         self.rows, self.config = rows, configure(rows, runs_dir)
         self._open()
-        self.run.begin(replay_cleared=False)
+        self.run.begin(self.source, replay_cleared=False)
 
     def fill(self) -> None:
         """Leave no row of the files unwritten, and have an optimiser and an episode in full swing."""
@@ -78,7 +79,7 @@ class Ours:
         """Continue the run in a new object; returns the seconds."""
         self._open()
         began = time.perf_counter()
-        self.run.begin(replay_cleared=False)
+        self.run.begin(self.source, replay_cleared=False)
         return time.perf_counter() - began
 
     def close(self) -> None:
@@ -92,7 +93,9 @@ class Ours:
         spec = make_spec(self.config.env)
         self.folder = RunFolder.open(self.config)
         storage = MappedStorage(self.folder.replay)
-        self.folder.settle(self.config, storage.files(spec))
+        files = storage.files(spec)
+        self.source = find_source(self.config, self.folder, files)
+        self.folder.list_files(files)
         self.run = Run(self.config, spec, "cpu", self.folder, storage, Console(quiet=True), StopRequest())
 
 

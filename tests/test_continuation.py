@@ -81,8 +81,9 @@ def stop_and_go_on(monkeypatch, config, call, error):
     run_module.train(config)
 
 
-@pytest.mark.parametrize("call", [2, 30, 55])
-@pytest.mark.parametrize("error", [Stopped("interrupted"), Killed()], ids=["stopped", "killed"])
+@pytest.mark.parametrize(
+    "call, error", [(30, Stopped("interrupted")), (2, Killed()), (55, Killed())], ids=["stopped", "early", "late"]
+)
 def test_a_continued_run_ends_bit_equal(whole, tmp_path, monkeypatch, call, error):
     """Also where the ring has wrapped and steps came after the checkpoint: 190 rows go through the files' 140."""
     overrides, expected = whole
@@ -124,9 +125,45 @@ def test_killed_at_the_worst_moment(whole, tmp_path, monkeypatch, moment):
         elif moment == "write":
             once(torch, "save", 1)
         else:
-            once(os, "replace", 12)
+            before_the_last_name(patch, 4)
         with pytest.raises(Killed):
             run_module.train(config)
+    run_module.train(config)
+    assert same(expected, result(tmp_path / "run")) == ""
+
+
+def before_the_last_name(patch, number):
+    """Kill between the two renames of the n-th checkpoint: the old one has moved, the new one has no name yet."""
+    original, seen = os.replace, 0
+
+    def replace(source, target):
+        nonlocal seen
+        seen += str(target).endswith("last.pt")
+        if seen == number:
+            raise Killed
+        original(source, target)
+
+    patch.setattr(os, "replace", replace)
+
+
+@pytest.mark.parametrize("number", [4, 12, 20])
+def test_the_checkpoint_before_continues_exactly_too(whole, tmp_path, monkeypatch, number):
+    overrides, expected = whole
+    config = configure(tmp_path, *overrides, "training.checkpoint_interval_s=0")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        before_the_last_name(patch, number)
+        run_module.train(config)
+    assert not (tmp_path / "run" / "checkpoints" / "last.pt").exists()
+    run_module.train(config)
+    assert same(expected, result(tmp_path / "run")) == ""
+
+
+def test_no_line_of_metrics_comes_twice(whole, tmp_path, monkeypatch):
+    overrides, expected = whole
+    config = configure(tmp_path, *overrides, "training.checkpoint_interval_s=0")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(RunFolder, "save_best", lambda *_: (_ for _ in ()).throw(Killed()))
+        run_module.train(config)
     run_module.train(config)
     assert same(expected, result(tmp_path / "run")) == ""
 
@@ -369,10 +406,10 @@ def test_init_from_takes_the_weights_and_nothing_else(stopped, tmp_path, capsys)
         seen["target"] = {name: part.clone() for name, part in self.training.agent.target.state_dict().items()}
         seen["fresh"] = not self.training.agent.critic_optimizer.state_dict()["state"]
         seen["rows"] = len(self.training.memory)
-        raise Stopped("interrupted")
+        raise Killed
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module.Run, "_first_broadcast", look)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(run_module.Run, "to_the_end", look)
         run_module.train(config)
     from safetensors.torch import load_file
 
@@ -479,3 +516,109 @@ def test_keys_of_parts_that_a_run_does_not_have_are_not_in_its_fingerprint():
     assert fingerprint(compose("env.eval_tracks=[7]", "agent.gamma=0.9")) == images
     assert fingerprint(compose("norm=batch")) != images != fingerprint(compose("env.image_size=64"))
     assert "encoder.dropout" not in fingerprint(compose("model=droq"))
+
+
+# ----------------------------------------------------------------------------- what a review found
+
+
+def test_the_way_back_from_a_collapse_in_the_same_folder(stopped, capsys):
+    """``+restart=clean`` with one's own best weights: they are read before they go."""
+    _, folder = stopped
+    own = f"training.init_from={folder.path}"
+    run_module.train(configure(folder.path.parent, *QUICK, "+restart=clean", own))
+    assert "begins with the best policy" in capsys.readouterr().out
+    assert read(folder.checkpoints.last)["training"]["updates"] == 30
+
+
+@pytest.mark.parametrize("override", ["log_std_min=-2", "training.steps=6", "training.init_from=nowhere"])
+def test_nothing_is_cleared_for_a_command_that_is_refused(stopped, override):
+    _, folder = stopped
+    before = {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()}
+    targets = "checkpoints,replay" if "nowhere" in override else "replay"
+    with pytest.raises(UserError):
+        run_module.train(
+            configure(folder.path.parent, *QUICK, "+restart=clean", f"restart.targets=[{targets}]", override)
+        )
+    assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
+
+
+def test_the_capacity_can_change_with_a_cleared_replay(stopped):
+    _, folder = stopped
+    way_out = ("replay.capacity=70", "+restart=clean", "restart.targets=[replay]")
+    run_module.train(configure(folder.path.parent, *QUICK, *way_out))
+    assert json.loads(folder.summary.read_text())["stop_reason"] == "finished"
+
+
+def test_other_initial_weights_than_the_run_began_with_are_refused(stopped, tmp_path):
+    _, folder = stopped
+    with pytest.raises(UserError, match=r"training\.init_from = elsewhere: .* has a checkpoint"):
+        run_module.train(configure(folder.path.parent, *QUICK, "training.init_from=elsewhere"))
+
+
+def test_what_has_no_effect_any_more_is_said(stopped, capsys):
+    _, folder = stopped
+    run_module.train(configure(folder.path.parent, *QUICK, "agent.alpha=0.5", "training.start_training=40"))
+    out = capsys.readouterr().out
+    assert "agent.alpha: 0.1 → 0.5 (of no effect from here on)" in out
+    assert "training.start_training: 30 → 40 (of no effect from here on)" in out
+
+
+def test_an_entropy_coefficient_that_is_not_learned_may_change(stopped):
+    _, folder = stopped
+    run_module.train(configure(folder.path.parent, *QUICK, "agent.learn_entropy_coef=false", "agent.alpha=0.5"))
+    assert read(folder.checkpoints.last)["training"]["agent"]["log_alpha"].exp() == pytest.approx(0.5)
+
+
+def test_ctrl_c_judges_the_best_policy(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        original = run_module.Run._between_updates
+
+        def between(self, training):
+            if training.total_updates == 15:
+                self.stop._remember(2, None)
+            original(self, training)
+
+        patch.setattr(run_module.Run, "_between_updates", between)
+        objective = run_module.train(configure(tmp_path, *QUICK))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["stop_reason"] == "interrupted" and summary["return_test_det"] == objective == objective
+
+
+def test_the_words_at_the_end_do_not_send_a_restart_again(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        go_wrong(patch, 40, Stopped("interrupted"))
+        run_module.train(configure(tmp_path, *QUICK, "+restart=clean"))
+    assert "The same command without +restart goes on from here." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["replay", "config.yaml", "checkpoints"])
+def test_something_else_in_the_place_of_ours_is_said_in_words(tmp_path, name):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "manifest.json").write_text('{"format": 1, "files": {}}')
+    if name == "config.yaml":
+        (folder / name).mkdir()
+        (folder / name / "x").touch()
+        (folder / "history").touch()
+    else:
+        (folder / name).write_text("a file")
+    with pytest.raises(UserError, match=name if name != "config.yaml" else "run"):
+        run_module.train(configure(tmp_path, *QUICK))
+
+
+def test_a_best_policy_without_our_signature_is_refused_in_words(stopped, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    config, folder = stopped
+    save_file(load_file(folder.best_actor), folder.best_actor)
+    with pytest.raises(UserError, match=r"actor\.safetensors: does not say its result"):
+        run_module.train(config)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"stop_reason": "finished", "updates": 30, "objective": 1}'])
+def test_a_summary_that_is_not_ours_is_made_again(tmp_path, text):
+    run_module.train(configure(tmp_path, *QUICK))
+    summary = tmp_path / "run" / "summary.json"
+    summary.write_text(text)
+    run_module.train(configure(tmp_path, *QUICK))
+    assert json.loads(summary.read_text())["run_name"] == "run"

@@ -17,22 +17,31 @@ def start(runs_dir: Path, name: str, *overrides: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "app/train.py", *fixed, *overrides], cwd=ROOT)
 
 
-def last_line(runs_dir: Path, name: str) -> dict:
-    """The metrics of the last epoch."""
-    return json.loads((runs_dir / name / "metrics.jsonl").read_text().splitlines()[-1])
+def lines(runs_dir: Path, name: str) -> list[dict]:
+    """The metrics of every epoch."""
+    return [json.loads(line) for line in (runs_dir / name / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_fixed_and_broken_arm_part_within_2000_updates(tmp_path):
-    """The fixed agent's Q grows towards the returns it earns; the broken one's losses explode and its car stands."""
+    """The fixed agent's Q grows towards the returns it earns; the broken one's gradients explode and its car stands.
+
+    Measured on seed 0, per epoch of 500 updates: Q mean 0.9, 2.8, 4.9, 7.2 against 1.6, 2.7, -1.7, -5.8; norm of the
+    critic's gradient 4, 3, 5, 9 against 39, 149, 168, 2; FiLM scale at most 0.12 against 5.95; the least lap share of
+    an epoch 0.024 against 0.000 (40 steps without progress).
+    """
     arm = ("env=sim_lidar", "training.epochs=4", "training.rounds=1", "training.steps=500")
     runs = [start(tmp_path, "fixed", *arm), start(tmp_path, "broken", "experiment=collapse", *arm)]
     assert [run.wait() for run in runs] == [0, 0]
-    fixed, broken = last_line(tmp_path, "fixed"), last_line(tmp_path, "broken")
-    assert fixed["q_mean"] > 0  # rewards are progress: returns are at least about 0
-    assert broken["q_mean"] < fixed["q_mean"] - 1
-    assert broken["grad_norm_critic"] > 3 * fixed["grad_norm_critic"]
-    assert broken["loss_critic"] > 3 * fixed["loss_critic"]
-    assert broken["lap_share_det"] < 0.02 < fixed["lap_share_det"]
+    fixed, broken = lines(tmp_path, "fixed"), lines(tmp_path, "broken")
+
+    def most(epochs: list[dict], name: str) -> float:
+        return max(epoch[name] for epoch in epochs)
+
+    assert fixed[-1]["q_mean"] > 0 > broken[-1]["q_mean"]  # rewards are progress: returns are about 0 at least
+    assert most(broken, "grad_norm_critic") > 5 * most(fixed, "grad_norm_critic")
+    assert most(broken, "loss_critic") > 1.5 * most(fixed, "loss_critic")
+    assert most(broken, "film_scale") > 5 * most(fixed, "film_scale")
+    assert min(epoch["lap_share_det"] for epoch in broken) < 0.005 < min(epoch["lap_share_det"] for epoch in fixed)
 
 
 def test_the_fixed_agent_learns_to_drive(tmp_path):

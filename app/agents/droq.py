@@ -93,7 +93,8 @@ class DroQAgent(TrainingAgent):
         """Go on from what ``state_dict`` returned; learning rates, betas and decays are those of the configuration."""
         self.model.load_state_dict(state["model"])
         self.target.load_state_dict(state["target"])
-        self.log_alpha.data.copy_(state["log_alpha"])
+        if self.cfg.learn_entropy_coef:  # one that is not learned is the configuration's
+            self.log_alpha.data.copy_(state["log_alpha"])
         self.updates = state["updates"]
         for name, optimizer in self._optimizers().items():
             groups = optimizer.state_dict()["param_groups"]

@@ -195,14 +195,14 @@ class ReplayMemory(TorchMemory):
             ValueError: If the state does not fit this capacity.
         """
         self._ring.load(state)
+        self.load_counters(state)
+
+    def load_counters(self, state: Mapping[str, Any]) -> None:
+        """Continue the counters and the random stream alone: the rows of the state were cleared."""
         self.env_steps = state["env_steps"]
         self.rng.bit_generator.state = state["rng"]
         for name in STATS:
             setattr(self, name, state["stats"][name])
-
-    def forget(self) -> None:
-        """Drop all rows, and the protection of any; the steps stay counted, and the random stream goes on."""
-        self._ring.forget()
 
     def _as_rows(self, steps: Sequence[tuple[Any, ...]]) -> np.ndarray:
         rows = np.zeros((len(steps), self._layout.width), np.float32)

@@ -116,12 +116,6 @@ class Ring:
         self._segments.load(state["segments"])
         self._durable = self.appended
 
-    def forget(self) -> None:
-        """Drop all rows, and the protection of any."""
-        self.appended = self.size = self._durable = 0
-        self._segments.load(())
-        self._needed = None
-
     def verify(self, state: Mapping[str, Any]) -> str:
         """Read all rows that a state counts on; return "" or a sentence about the first that is damaged."""
         if misfit := self._misfit(state):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from app.files import replacing, strict_json
+from app.files import replacing, strict_json, sync_folder
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ class MetricsWriter:
         Args:
             folder: of the run.
             tensorboard: whether to write for TensorBoard.
-            after: updates already done. Later lines, from a start that was killed, are dropped: they come again.
+            after: updates of all epochs already done. Later lines, of a start that was killed, are dropped: they
+                come again.
         """
         self._path = folder / "metrics.jsonl"
         self._warned: set[str] = set()
@@ -65,7 +66,7 @@ class MetricsWriter:
     def _open_board(self, folder: Path, after: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # takes a second
 
-        self._board = SummaryWriter(str(folder), purge_step=after + 1 if after else None)
+        self._board = SummaryWriter(str(folder), purge_step=after + 1)
 
     def _write_board(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():
@@ -95,6 +96,9 @@ def _append(path: Path, line: bytes) -> None:
         except OSError:
             file.truncate(length)
             raise
+        os.fsync(file.fileno())  # the checkpoint that comes next says that the epoch is done
+    if not length:
+        sync_folder(path.parent)
 
 
 def _keep_lines(path: Path, after: int) -> None:

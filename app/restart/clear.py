@@ -28,8 +28,11 @@ def clear_run(config: Config, console: Console) -> tuple[str, ...]:
     Raises:
         UserError: something cannot be removed, in words.
     """
+    targets = config.restart.targets
     carry_out(_plan_run(config), config.restart, console)
-    return config.restart.targets
+    if "checkpoints" in targets and "replay" not in targets:
+        console.print("without its checkpoint the replay is of no use: the new run writes over it", style="yellow")
+    return targets
 
 
 def carry_out(plan: Plan, restart: RestartConfig, console: Console) -> None:

@@ -5,7 +5,8 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from app.errors import UserError
 from app.files import replacing
 
 FORMAT = 1
+PARTS = {"fingerprint", "config", "training", "interface", "rng", "epochs_done", "wall_s"}
 _LONGEST_HEADER = 1000  # bytes
 
 State = dict[str, Any]
@@ -22,6 +24,15 @@ State = dict[str, Any]
 
 class DamagedCheckpoint(UserError):
     """A checkpoint that cannot be used; the text names the file and says why."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint file, and what it holds or why it cannot be used."""
+
+    path: Path
+    state: State | None
+    trouble: str
 
 
 class Checkpoints:
@@ -65,40 +76,22 @@ class Checkpoints:
             if self.last.exists():
                 os.replace(self.last, self.previous)
 
-    def load(self, problem: Callable[[State], str], warn: Callable[[str], None]) -> list[State]:
-        """Read the checkpoints that can be used, newest first.
-
-        A damaged one is put aside as ``*.damaged``, so that it never pushes a good one out.
-
-        Args:
-            problem: says what else keeps a checkpoint from being used, such as rows of the replay that it counts on
-                and that are damaged; "" if nothing.
-            warn: is told, in words, what was found damaged.
-
-        Returns:
-            One or two states.
-
-        Raises:
-            DamagedCheckpoint: there is none that can be used.
-        """
-        found, reasons = [], []
+    def candidates(self) -> list["Candidate"]:
+        """Read what is there, newest first, damaged ones included."""
+        found = []
         for path in (self.last, self.previous):
-            if not path.is_file():
-                continue
-            try:
-                state = read(path)
-                if trouble := problem(state):
-                    raise DamagedCheckpoint(f"{path}: cannot be used: {trouble}")
-            except DamagedCheckpoint as error:
-                reasons.append((path, str(error)))
-                continue
-            found.append(state)
-        if not found:
-            raise DamagedCheckpoint("\n".join(text for _, text in reasons))
-        for path, text in reasons:
-            os.replace(path, _aside(path))
-            warn(f"{text} It was put aside as {_aside(path).name}; the other checkpoint is used.")
+            if path.is_file():
+                try:
+                    found.append(Candidate(path, read(path), ""))
+                except DamagedCheckpoint as error:
+                    found.append(Candidate(path, None, str(error)))
         return found
+
+    def put_aside(self, path: Path) -> Path:
+        """Rename a checkpoint that cannot be used, so that it never pushes a good one out; returns the new path."""
+        aside = _aside(path)
+        os.replace(path, aside)
+        return aside
 
 
 def read(path: Path) -> State:
@@ -121,10 +114,13 @@ def read(path: Path) -> State:
     if hashlib.sha256(data).hexdigest() != header["sha256"]:
         raise DamagedCheckpoint(f"{path}: is damaged: its checksum does not fit.")
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
         reason = str(error).splitlines()[0]
         raise DamagedCheckpoint(f"{path}: holds something other than data and was not loaded: {reason}") from None
+    if not isinstance(state, dict) or not state.keys() >= PARTS:
+        raise DamagedCheckpoint(f"{path}: lacks parts that a checkpoint has.")
+    return state
 
 
 def _header(line: bytes) -> dict[str, Any]:

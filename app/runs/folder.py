@@ -1,9 +1,10 @@
 """The run folder: where things lie, whose they are, and how they get there whole."""
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from app.config.schema import Config
 from app.errors import UserError
-from app.files import make_folder, replacing, strict_json, write_json
+from app.files import make_folder, replacing, strict_json, sync_folder, write_json
 from app.runs.checkpoint import Checkpoints
 from app.runs.fingerprint import Flat, fingerprint, flatten, refuse_other
 from app.runs.history import unused_time
@@ -95,29 +96,53 @@ class RunFolder:
         """What this program created here."""
         return Manifest.open(self.path)
 
-    def settle(self, config: Config, replay_files: list[Path]) -> None:
-        """Check that what lies here was made under the same fingerprint, and note what this run will create.
+    def refuse_other(self, config: Config, replay_files: Sequence[Path], cleared: Collection[str]) -> None:
+        """Raise if something that stays here was made under another fingerprint.
+
+        Args:
+            config: of this start.
+            replay_files: what the replay consists of.
+            cleared: kinds that are about to be removed.
 
         Raises:
-            UserError: run folder or replay were made under another fingerprint.
+            UserError: with every difference.
         """
-        mine = fingerprint(config)
-        replay = {**mine, "replay.capacity": config.replay.capacity}  # where a row stands depends on the ring's size
-        if self._holds_state() and self.fingerprint.is_file():
-            refuse_other(str(self.path), _read_json(self.fingerprint), mine, _WAYS_OUT)
-        if any(path.exists() for path in replay_files) and self.replay_fingerprint.is_file():
-            refuse_other(str(self.replay), _read_json(self.replay_fingerprint), replay, _REPLAY_WAYS_OUT)
+        stays = self.checkpoints.exist() and "checkpoints" not in cleared
+        stays |= self.best_actor.is_file() and "weights" not in cleared
+        if stays and self.fingerprint.is_file():
+            refuse_other(str(self.path), _read_json(self.fingerprint), fingerprint(config), _WAYS_OUT)
+        stays = any(path.exists() for path in replay_files) and "replay" not in cleared
+        if stays and self.replay_fingerprint.is_file():
+            theirs, mine = _read_json(self.replay_fingerprint), _replay_fingerprint(config)
+            refuse_other(str(self.replay), theirs, mine, _REPLAY_WAYS_OUT)
+
+    def list_files(self, replay_files: Sequence[Path]) -> None:
+        """Note in the manifest what the run is about to create."""
         manifest = self.manifest()
         manifest.add("checkpoints", *self.checkpoints.paths)
         manifest.add("replay", *replay_files, self.replay_fingerprint)
         manifest.add("weights", self.best_actor, self.best_model, self.best_result)
-        write_json(self.fingerprint, mine)
-        write_json(self.replay_fingerprint, replay)
+
+    def sign(self, config: Config) -> None:
+        """Write down what the run is made under, once it is sure that it begins."""
+        write_json(self.fingerprint, fingerprint(config))
+        write_json(self.replay_fingerprint, _replay_fingerprint(config))
         with replacing(self.config) as temporary:
             plain = _plain(asdict(replace(config, restart=None)))
             temporary.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
 
-    def note_start(self, updates: int, changed: list[str]) -> None:
+    @contextlib.contextmanager
+    def in_words(self) -> Iterator[None]:
+        """Turn what the file system refuses into a UserError."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or self.path}: the run cannot begin here ({error.strerror or error}). Free some "
+                "space, put the folder right, or choose another run_name."
+            ) from None
+
+    def note_start(self, updates: int, changed: Sequence[str]) -> None:
         """Append one line about this start: when, from which update on, with which changed keys."""
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "updates": updates, "changed": changed}
         with self.starts.open("a", encoding="utf-8") as file:
@@ -132,6 +157,7 @@ class RunFolder:
             self.tensorboard,
             self.videos,
             self.evaluation,
+            self.config,
             self.best_actor.parent,
         )
         found = [path for path in records if path.exists()]
@@ -141,6 +167,8 @@ class RunFolder:
         make_folder(aside)
         for path in found:
             os.replace(path, aside / path.name)
+        sync_folder(aside)
+        sync_folder(self.path)
         return aside
 
     def save_best(self, actor: nn.Module, model: nn.Module, result: Mapping[str, Any], made_under: Flat) -> None:
@@ -164,11 +192,11 @@ class RunFolder:
 
     def best_so_far(self) -> dict[str, Any]:
         """Return what the best policy kept here has reached; empty if there is none."""
-        return json.loads(_metadata(self.best_actor)["result"]) if self.best_actor.is_file() else {}
+        return _metadata(self.best_actor, "result") if self.best_actor.is_file() else {}
 
     def best_fingerprint(self) -> Flat:
         """Return the fingerprint under which the best policy was made."""
-        return json.loads(_metadata(self.best_actor)["fingerprint"])
+        return _metadata(self.best_actor, "fingerprint")
 
     def _holds_state(self) -> bool:
         return self.checkpoints.exist() or self.best_actor.is_file()
@@ -195,12 +223,21 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: cannot be loaded: {str(error).splitlines()[0]}") from None
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def _metadata(path: Path, key: str) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata()
-    except (SafetensorError, OSError) as error:
+            return json.loads((file.metadata() or {})[key])
+    except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+    except KeyError:
+        raise UserError(
+            f"{path}: does not say its {key}: this program did not make it, or an older version did."
+        ) from None
+
+
+def _replay_fingerprint(config: Config) -> Flat:
+    """The run's, and the size of the ring: it decides where a row stands."""
+    return {**fingerprint(config), "replay.capacity": config.replay.capacity}
 
 
 def _read_json(path: Path) -> Flat:

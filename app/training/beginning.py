@@ -1,109 +1,153 @@
 """How a run begins: from its checkpoint, from the weights of another run, or from nothing."""
 
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
+from torch import Tensor
 
-from app.agents.droq import DroQAgent
 from app.config.schema import Config
 from app.errors import UserError
 from app.replay.memory import ReplayMemory
-from app.runs.checkpoint import DamagedCheckpoint, State
+from app.runs.checkpoint import Candidate, State
 from app.runs.fingerprint import changes, fingerprint, flatten, refuse_other
 from app.runs.folder import RunFolder, load_weights
 
 _FIXED = ("training.rounds", "training.steps")  # where an epoch ends must not move while a run goes on
-_PARTS = {"fingerprint", "config", "training", "interface", "rng", "epochs_done", "wall_s"}
+_WAYS_OUT = "Add +restart=clean to remove it, or choose another run_name."
+_LENGTH_WAYS_OUT = (
+    "An epoch cannot change its length while a run goes on: set them as they were (training.epochs may grow), choose "
+    "another run_name, or add +restart=clean."
+)
 
 
-def usable_checkpoints(
-    config: Config, folder: RunFolder, memory: ReplayMemory, console: Console, replay_cleared: bool
-) -> list[State]:
-    """Read the checkpoints that this run can go on from, newest first, and say what has changed since.
+@dataclass(frozen=True)
+class Source:
+    """What a run can begin from; all of it was read and nothing was changed yet.
+
+    Attributes:
+        candidates: checkpoints to go on from, newest first; without any, the run begins anew.
+        weights: of the networks to begin with, from ``training.init_from``.
+        policy: the same in words.
+    """
+
+    candidates: tuple[Candidate, ...]
+    weights: Mapping[str, Tensor] | None
+    policy: str
+
+
+def find_source(config: Config, folder: RunFolder, replay_files: Sequence[Path]) -> Source:
+    """Read what this run would begin from and refuse what does not fit, before anything is cleared or written.
 
     Args:
         config: of this start.
         folder: of the run.
-        memory: knows whether the rows that a checkpoint counts on are still what they were.
-        console: where to tell.
-        replay_cleared: the replay was removed on purpose and need not be there.
-
-    Returns:
-        No, one or two states.
+        replay_files: what the replay consists of.
 
     Raises:
-        UserError: they are damaged, or were made under another fingerprint or schedule.
+        UserError: something that would stay was made under another fingerprint or schedule, or the run that the
+            weights should come from has none.
     """
-    if not folder.checkpoints.exist():
-        return []
-
-    verified = replay_cleared
-
-    def problem(state: State) -> str:
-        nonlocal verified
-        if not isinstance(state, dict) or not state.keys() >= _PARTS:
-            return "it lacks parts that a checkpoint has."
-        ways_out = "Add +restart=clean to remove it, or choose another run_name."
-        refuse_other(f"a checkpoint in {folder.path}", state["fingerprint"], fingerprint(config), ways_out)
-        damage = "" if verified else memory.verify(state["training"]["replay"])
-        verified = not damage  # once is enough: it reads all rows
-        return damage
-
-    try:
-        states = folder.checkpoints.load(problem, lambda text: _tell(console, text, "yellow"))
-    except DamagedCheckpoint as error:
+    cleared: Collection[str] = config.restart.targets if config.restart else ()
+    folder.refuse_other(config, replay_files, cleared)
+    candidates = () if "checkpoints" in cleared else tuple(folder.checkpoints.candidates())
+    states = [candidate.state for candidate in candidates if candidate.state is not None]
+    for state in states:
+        refuse_other(f"a checkpoint in {folder.path}", state["fingerprint"], fingerprint(config), _WAYS_OUT)
+        _refuse_other_length(config, folder, state)
+    if config.training.init_from is None:
+        return Source(candidates, None, "")
+    if not candidates:
+        return _from_weights(config, RunFolder(Path(config.training.init_from)))
+    if states and states[0]["config"]["training.init_from"] != config.training.init_from:
         raise UserError(
-            f"{folder.path}: no checkpoint can be used.\n{error}\nIf only the replay is damaged, '+restart=clean "
+            f"training.init_from = {config.training.init_from}: {folder.path} has a checkpoint, from which it would go "
+            "on with its own networks. Choose another run_name, or add +restart=clean."
+        )
+    return Source(candidates, None, "")
+
+
+def choose(source: Source, folder: RunFolder, memory: ReplayMemory, console: Console, verified: bool) -> list[State]:
+    """Choose the newest checkpoint that can be used; damaged ones are named and put aside.
+
+    Args:
+        source: what there is.
+        folder: of the run.
+        memory: knows whether the rows that a checkpoint counts on are still what they were.
+        console: where to tell.
+        verified: the rows need not be looked at, because they were cleared.
+
+    Returns:
+        The states that can be used, newest first; none if the run begins anew.
+
+    Raises:
+        UserError: there are checkpoints, and none can be used.
+    """
+    states, damaged = [], []
+    for candidate in source.candidates:
+        trouble = candidate.trouble
+        if not trouble and not verified and (damage := memory.verify(candidate.state["training"]["replay"])):
+            trouble = f"{candidate.path}: cannot be used: {damage}"
+        if trouble:
+            damaged.append((candidate.path, trouble))
+        else:
+            states.append(candidate.state)
+            verified = True  # once is enough: it reads all rows
+    if damaged and not states:
+        listed = "\n".join(trouble for _, trouble in damaged)
+        raise UserError(
+            f"{folder.path}: no checkpoint can be used.\n{listed}\nIf only the replay is damaged, '+restart=clean "
             "restart.targets=[replay]' goes on with the networks and an empty replay. "
             f"Otherwise begin a new run from its best policy: run_name=... training.init_from={folder.path}"
-        ) from None
-    _say_what_changed(config, folder, states[0], console)
+        )
+    for path, trouble in damaged:
+        aside = folder.checkpoints.put_aside(path)
+        tell(console, f"{trouble} It was put aside as {aside.name}; the other checkpoint is used.", "yellow")
     return states
 
 
-def _say_what_changed(config: Config, folder: RunFolder, state: State, console: Console) -> None:
-    before, now = state["config"], flatten(asdict(config))
-    fixed = {key: before[key] for key in _FIXED}
-    refuse_other(
-        f"the checkpoint in {folder.path}", fixed, {key: now[key] for key in _FIXED},
-        "An epoch cannot change its length while a run goes on: set them as they were (training.epochs may grow), "
-        "choose another run_name, or add +restart=clean.",
-    )  # fmt: skip
-    changed, updates = changes(before, now), state["training"]["updates"]
-    folder.note_start(updates, changed)
-    _tell(console, f"goes on after {updates:,} updates ({state['epochs_done']} epochs) of {folder.path}", "green")
+def say_what_changed(config: Config, folder: RunFolder, state: State, console: Console) -> None:
+    """Tell where the run goes on, and with which other settings; note both in the folder."""
+    updates = state["training"]["updates"]
+    idle = {"agent.alpha"} if config.agent.learn_entropy_coef else set()
+    idle |= {"training.start_training"} if updates else set()
+    changed = [
+        f"{line} (of no effect from here on)" if line.partition(":")[0] in idle else line
+        for line in changes(state["config"], flatten(asdict(config)))
+    ]
+    tell(console, f"goes on after {updates:,} updates ({state['epochs_done']} epochs) of {folder.path}", "green")
     for line in changed:
-        _tell(console, f"changed  {line}", "yellow")
+        tell(console, f"changed  {line}", "yellow")
+    note_start(folder, updates, changed, console)
 
 
-def begin_anew(config: Config, folder: RunFolder, agent: DroQAgent, console: Console) -> None:
-    """Begin without a checkpoint: weights of another run if asked for, and a new record.
-
-    Raises:
-        UserError: the other run has no policy, or another fingerprint.
-    """
-    if config.training.init_from is not None:
-        source = RunFolder(Path(config.training.init_from))
-        agent.load_weights(_weights_of(source, config))
-        policy = f"the best policy of {source.path} (return {source.best_so_far()['return_test_det']:.1f})"
-        _tell(console, f"begins with {policy}, an empty replay and fresh optimisers", "green")
-    if aside := folder.put_records_aside():
-        _tell(console, f"the records of an earlier run were moved to {aside}", "yellow")
-    folder.note_start(0, [])
+def note_start(folder: RunFolder, updates: int, changed: Sequence[str], console: Console) -> None:
+    """Note a start; it is only a record, so a failure costs a warning."""
+    try:
+        folder.note_start(updates, changed)
+    except OSError as error:
+        tell(console, f"{folder.starts}: cannot be written, training goes on ({error.strerror})", "yellow")
 
 
-def _weights_of(source: RunFolder, config: Config) -> dict[str, Any]:
-    key = f"training.init_from = {source.path}"
-    if not source.best_actor.is_file():
+def tell(console: Console, text: str, style: str) -> None:
+    """Print one line that may be longer than the console."""
+    console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def _from_weights(config: Config, other: RunFolder) -> Source:
+    key = f"training.init_from = {other.path}"
+    if not other.best_actor.is_file():
         raise UserError(
-            f"{key}: there is no run with a best policy ({source.best_actor} is missing). Name a folder below runs/."
+            f"{key}: there is no run with a best policy ({other.best_actor} is missing). Name a folder below runs/."
         )
     ways_out = "Set these keys as that run had them, or leave training.init_from out."
-    refuse_other(key, source.best_fingerprint(), fingerprint(config), ways_out)
-    return load_weights(source.best_model)
+    refuse_other(key, other.best_fingerprint(), fingerprint(config), ways_out)
+    policy = f"the best policy of {other.path} (return {other.best_so_far()['return_test_det']:.1f})"
+    return Source((), load_weights(other.best_model), policy)
 
 
-def _tell(console: Console, text: str, style: str) -> None:
-    console.print(text, style=style, markup=False, soft_wrap=True)
+def _refuse_other_length(config: Config, folder: RunFolder, state: State) -> None:
+    before, now = state["config"], flatten(asdict(config))
+    theirs, yours = ({key: flat[key] for key in _FIXED} for flat in (before, now))
+    refuse_other(f"the checkpoint in {folder.path}", theirs, yours, _LENGTH_WAYS_OUT)

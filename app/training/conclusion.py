@@ -42,15 +42,16 @@ class Conclusion:
             summary = json.loads(self.folder.summary.read_text(encoding="utf-8"))
             if summary["stop_reason"] != "finished" or summary["updates"] != updates:
                 return None
-        except (OSError, ValueError, KeyError):  # there is none, or it is not whole: sum up again
+            objective = _number(summary["objective"])
+            print_summary(self.console, summary)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # there is none, or not a whole one
             return None
-        print_summary(self.console, summary)
         self.console.print(
             f"{self.folder.path} had finished before. To go on with it, raise training.epochs; to begin anew, add "
             "+restart=clean or choose another run_name.",
             style="green", markup=False, soft_wrap=True,
         )  # fmt: skip
-        return _number(summary["objective"])
+        return objective
 
     def sum_up(self, reason: str, counters: Mapping[str, float], best: Mapping[str, Any]) -> float:
         """Judge the best policy on fresh starts, draw, film, and write the summary.
@@ -73,9 +74,9 @@ class Conclusion:
             if best and reason != "terminated":
                 self.console.print("judging the best policy on fresh starts; Ctrl-C skips this")
                 summary |= self._judge(paths) | {"best_epoch": best["best_epoch"]}
-        except (KeyboardInterrupt, Stopped):
+        except (KeyboardInterrupt, Stopped) as stop:
             self.console.print("skipped")
-            summary["stop_reason"] = "interrupted"
+            summary["stop_reason"] = stop.reason if isinstance(stop, Stopped) else "interrupted"
         objective = summary[self.config.objective] if self.config.objective in summary else math.nan
         summary |= {"paths": paths, "objective": objective}
         try:
@@ -84,7 +85,7 @@ class Conclusion:
             self._warn(f"{folder.summary}: cannot be written ({error.strerror})")
         print_summary(self.console, summary)
         if summary["stop_reason"] in ("interrupted", "terminated"):
-            self.console.print("The same command goes on from here.", style="green")
+            self.console.print(f"{same_command(self.config).capitalize()} goes on from here.", style="green")
         return objective
 
     def _judge(self, paths: dict[str, Any]) -> dict[str, Any]:
@@ -111,6 +112,11 @@ class Conclusion:
 
     def _warn(self, text: str) -> None:
         self.console.print(text, style="yellow", markup=False, soft_wrap=True)
+
+
+def same_command(config: Config) -> str:
+    """Return how to go on: a command with a restart would clear everything again."""
+    return "the same command without +restart" if config.restart else "the same command"
 
 
 def _number(value: float | None) -> float:

@@ -105,12 +105,6 @@ class DrivingTraining(TorchTrainingOffline):
             self.update_buffer(interface)
             self.on_update(self)
 
-    def warm_up_again(self) -> None:
-        """Collect ``start_training`` steps before the next update: the replay was cleared, the networks stay."""
-        self.memory.forget()
-        done = math.ceil(self.total_updates / self.max_training_steps_per_env_step)
-        self.start_training = self.memory.env_steps - done + self.config.training.start_training
-
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a continued run needs of agent, replay and schedule."""
         return {
@@ -122,20 +116,27 @@ class DrivingTraining(TorchTrainingOffline):
             "ratio": self.max_training_steps_per_env_step,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], epoch: int) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], epoch: int, replay_cleared: bool) -> None:
         """Go on from what ``state_dict`` returned.
 
         Args:
             state: the state; its replay must have been verified.
             epoch: epochs that are wholly done, evaluation included.
+            replay_cleared: go on with an empty replay, and collect ``start_training`` steps before the next update.
         """
         self.agent.load_state_dict(state["agent"])
-        self.memory.load_state_dict(state["replay"])
         self.means.load_state_dict(state["means"])
         self.total_updates = self._counted = state["updates"]
-        self.total_samples, self.epoch = self.memory.env_steps, epoch
-        self.start_training = state["start_training"]
-        if self.total_updates and state["ratio"] != self.max_training_steps_per_env_step:
-            # Reckon with the new ratio from here on, or its difference over the whole past would be due at once.
-            due = math.ceil((self.total_updates + 1) / self.max_training_steps_per_env_step)
-            self.start_training = self.memory.env_steps - due
+        self.epoch = epoch
+        due = math.ceil((self.total_updates + 1) / self.max_training_steps_per_env_step)
+        if replay_cleared:
+            self.memory.load_counters(state["replay"])
+            self.start_training = self.memory.env_steps - due + self.config.training.start_training
+        else:
+            self.memory.load_state_dict(state["replay"])
+            if self.total_updates:
+                self.start_training = state["start_training"]
+                if state["ratio"] != self.max_training_steps_per_env_step:
+                    # Reckon with the new ratio from here on, or its difference over the past would be due at once.
+                    self.start_training = self.memory.env_steps - due
+        self.total_samples = self.memory.env_steps

@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -28,8 +29,8 @@ from app.restart.clear import clear_run, show_run
 from app.runs.fingerprint import fingerprint, flatten
 from app.runs.folder import RunFolder
 from app.tmrl_api import RolloutWorker, iterate_epochs
-from app.training.beginning import begin_anew, usable_checkpoints
-from app.training.conclusion import Conclusion
+from app.training.beginning import Source, choose, find_source, note_start, say_what_changed, tell
+from app.training.conclusion import Conclusion, same_command
 from app.training.evaluation import Evaluator, starts_of
 from app.training.facts import banner_facts
 from app.training.local import AT_ONCE, LocalInterface
@@ -65,13 +66,15 @@ def train(config: Config, one_of_many: bool = False) -> float:
     memory = forecast(spec, config.replay.capacity)
     check(memory)
     with StopRequest() as stop, RunFolder.open(config) as folder:
-        cleared = clear_run(config, console) if config.restart else ()
         storage = MappedStorage(folder.replay)
-        folder.settle(config, storage.files(spec))
+        with folder.in_words():
+            source = find_source(config, folder, storage.files(spec))
+            cleared = clear_run(config, console) if config.restart else ()
+            folder.list_files(storage.files(spec))
         run = Run(config, spec, device, folder, storage, console, stop)
         try:
             print_banner(console, banner_facts(config, spec, run.training.agent.model, memory, folder, device))
-            run.begin("replay" in cleared)
+            run.begin(source, "replay" in cleared)
             end = Conclusion(config, folder, console, run.evaluator, run.actor)
             reason, objective = "finished", None
             if run.epochs_done >= config.training.epochs:
@@ -117,21 +120,28 @@ class Run:
         self._began = self._saved = time.monotonic()
         self._kept: list[dict[str, Any]] = []  # replay states of the checkpoints on the disk, the last one last
 
-    def begin(self, replay_cleared: bool) -> None:
+    def begin(self, source: Source, replay_cleared: bool) -> None:
         """Go on from the checkpoint in the folder, or begin anew.
 
         Args:
+            source: what there is to begin from.
             replay_cleared: the replay was removed on purpose, the networks go on with an empty one.
         """
-        training, folder = self.training, self.folder
-        states = usable_checkpoints(self.config, folder, training.memory, self.console, replay_cleared)
+        config, folder, training, console = self.config, self.folder, self.training, self.console
+        states = choose(source, folder, training.memory, console, replay_cleared)
+        with folder.in_words():
+            if not states and (aside := folder.put_records_aside()):
+                tell(console, f"the records of an earlier run were moved to {aside}", "yellow")
+            folder.sign(config)
         if states:
+            say_what_changed(config, folder, states[0], console)
             self._restore(states, replay_cleared)
         else:
-            begin_anew(self.config, folder, training.agent, self.console)
+            self._begin_anew(source)
         self.best = folder.best_so_far()
         training.memory.protect(self._kept)
-        self.writer = MetricsWriter(folder.path, self.config.logger.tensorboard, training.total_updates)
+        epochs_end = self.epochs_done * config.training.updates_per_epoch
+        self.writer = MetricsWriter(folder.path, config.logger.tensorboard, after=epochs_end)
         if states and replay_cleared:
             self.save_checkpoint()  # from here on the checkpoint tells of an empty replay,
             self.save_checkpoint()  # and so does the one before
@@ -142,7 +152,7 @@ class Run:
         try:
             self.progress.start(training.total_updates, training.memory.env_steps, self._best_return())
             epochs = iterate_epochs(
-                run_cls=self._first_broadcast,
+                run_cls=lambda: training,
                 interface=self.interface,
                 checkpoint_path=str(self.folder.checkpoints.last),
                 dump_run_instance_fn=lambda *_: self.save_checkpoint(),
@@ -162,10 +172,6 @@ class Run:
             self.progress.stop()
         return "finished"
 
-    def _first_broadcast(self) -> DrivingTraining:
-        self.interface.broadcast_model(self.training.agent.get_actor())
-        return self.training
-
     def save_checkpoint(self) -> None:
         """Make everything durable that the run needs to go on from here.
 
@@ -177,11 +183,7 @@ class Run:
             state = self._state()
             self.folder.checkpoints.save(state)
         except OSError as error:
-            raise UserError(
-                f"{self.folder.checkpoints.last}: the checkpoint of update {self.training.total_updates} cannot be "
-                f"written ({error.strerror}). The checkpoint before it is intact: mend the cause, and the same command "
-                "goes on from there."
-            ) from None
+            raise self._cannot_write(self.folder.checkpoints.last, error) from None
         self._kept = [*self._kept[-1:], state["training"]["replay"]]
         self.training.memory.protect(self._kept)
         self._saved = time.monotonic()
@@ -206,14 +208,21 @@ class Run:
         self.worker.env.close()
         self.storage.close()
 
+    def _begin_anew(self, source: Source) -> None:
+        agent = self.training.agent
+        if source.weights is not None:
+            agent.load_weights(source.weights)
+            tell(self.console, f"begins with {source.policy}, an empty replay and fresh optimisers", "green")
+        self.interface.broadcast_model(agent.get_actor())
+        note_start(self.folder, 0, [], self.console)
+
     def _restore(self, states: list[dict[str, Any]], replay_cleared: bool) -> None:
         """Take over the newest state."""
         state = states[0]
         self.epochs_done, self._wall_before = state["epochs_done"], state["wall_s"]
-        self.training.load_state_dict(state["training"], self.epochs_done)
+        self.training.load_state_dict(state["training"], self.epochs_done, replay_cleared)
         goes_on = self.interface.load_state_dict(state["interface"])
         if replay_cleared:
-            self.training.warm_up_again()
             self.interface.begin_episode()
         else:
             self._kept = [kept["training"]["replay"] for kept in reversed(states)]
@@ -253,11 +262,15 @@ class Run:
         try:
             self.folder.save_best(self.actor, self.training.agent.model, best, self._made_under["fingerprint"])
         except OSError as error:
-            raise UserError(
-                f"{self.folder.best_actor}: the best policy cannot be written ({error.strerror}). The last checkpoint "
-                "is intact: mend the cause, and the same command goes on from there."
-            ) from None
+            raise self._cannot_write(self.folder.best_actor, error) from None
         self.best = best
+
+    def _cannot_write(self, path: Path, error: OSError) -> UserError:
+        intact = "The last checkpoint is intact: mend" if self.folder.checkpoints.exist() else "Mend"
+        return UserError(
+            f"{path}: cannot be written at update {self.training.total_updates} ({error.strerror or error}). {intact} "
+            f"the cause, and {same_command(self.config)} goes on from there."
+        )
 
     def _best_return(self) -> float:
         return self.best["return_test_det"] if self.best else -math.inf

@@ -19,14 +19,19 @@ class StopRequest:
     """While entered, the first signal is only remembered; another one interrupts at once.
 
     An exception out of the middle of an optimiser's step would leave networks that no checkpoint may keep.
+
+    Attributes:
+        reason: of the newest signal, "" if there was none.
     """
 
     def __init__(self) -> None:
         self.reason = ""
+        self._pending = False
 
     def check(self) -> None:
-        """Raise Stopped if a signal came since."""
-        if self.reason:
+        """Raise Stopped if a signal came since the last one was heeded."""
+        if self._pending:
+            self._pending = False
             raise Stopped(self.reason)
 
     def __enter__(self) -> "StopRequest":
@@ -42,6 +47,6 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _remember(self, number: int, _: FrameType | None) -> None:
-        if self.reason:
+        if self._pending:
             raise KeyboardInterrupt
-        self.reason = _REASONS[signal.Signals(number)]
+        self.reason, self._pending = _REASONS[signal.Signals(number)], True
