@@ -168,6 +168,16 @@ def test_a_study_is_made_signed_and_listed_and_goes_on(sweep, tmp_path):
     sweep("agent.lr_actor=1e-4")  # poisons nothing
 
 
+def test_a_trial_that_was_stopped_is_taken_up_again_first(sweep):
+    folder = sweep()
+    trial = stored(folder).find().ask()
+    tried = trial.suggest_categorical("agent.gamma", SPACE["agent.gamma"])
+    folder.close()
+    again = stored(sweep()).find()
+    assert [trial.state.name for trial in again.trials] == ["FAIL", "WAITING"]
+    assert again.ask().suggest_categorical("agent.gamma", SPACE["agent.gamma"]) == tried
+
+
 def test_a_study_has_one_owner(sweep, tmp_path):
     folder = sweep()
     script = (
@@ -377,6 +387,21 @@ def test_a_real_sweep_starts_clean_once_and_fails_trial_by_trial(tmp_path):
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1 and "Traceback" not in err
     assert "no trial of the study has finished" in err and "training.init_from" in err
+
+
+@pytest.mark.slow
+def test_a_killed_trial_goes_on_with_the_next_launch(tmp_path):
+    command = (tmp_path, *TINY, "hydra.sweeper.n_trials=1", "training.checkpoint_interval_s=0")
+    process = run_sweep(*command)
+    folder = StudyFolder(tmp_path, "droq_contextual-sim_lidar")
+    while not list(folder.trials.glob("*/checkpoints/previous.pt")) and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    out = finish(run_sweep(*command))
+    assert "trials that were stopped and go on first: 1" in out and "goes on after" in out
+    assert [trial.state.name for trial in stored(folder).find().trials] == ["FAIL", "COMPLETE"]
+    assert len(list(folder.trials.iterdir())) == 1
 
 
 def test_ctrl_c_ends_the_job_and_every_job_after_it(tmp_path):

@@ -54,10 +54,14 @@ def begin_sweep(cfg: DictConfig) -> StudyFolder:
             stored.refuse_other(mine)
         folder.settle(mine)
         trials = 0 if stored is None else stored.make(mine, directions)
+        # The lock of the folder says that nobody else uses the file in it; of a storage elsewhere, nothing is known.
+        stopped = stored.take_up_stopped() if stored is not None and elsewhere is None else 0
     except BaseException:
         folder.close()
         raise
     console.print(f"study {folder.path} · trials so far: {trials}", style="green", markup=False, soft_wrap=True)
+    if stopped:
+        console.print(f"trials that were stopped and go on first: {stopped}", style="green")
     _tell_jobs(cfg, folder)
     return folder
 

@@ -87,6 +87,25 @@ class Stored:
             study.set_user_attr(_ATTRIBUTE, mine)
             return len(study.get_trials(deepcopy=False))
 
+    def take_up_stopped(self) -> int:
+        """Mark the trials that a stopped launch left running as failed, and have their parameters tried again next.
+
+        The same parameters lead to the same run folder, so the trial goes on from its checkpoint. Only for a storage
+        that no other launch uses at this moment.
+
+        Returns:
+            Their number.
+        """
+        study = self.find()
+        if study is None:
+            return 0
+        with self._in_words():
+            left = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
+            for trial in left:
+                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+                study.enqueue_trial(trial.params)
+        return len(left)
+
     def delete(self, copy_as: str | None) -> None:
         """Remove the study; the rest of the storage stays as it is.
 
