@@ -517,7 +517,8 @@ def test_the_table_shows_what_is_left_alone_and_that_there_is_nothing(w):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names are Unicode elsewhere")
-def test_a_name_that_is_not_unicode_can_be_shown_and_recorded(tmp_path, w):
+def test_a_name_that_is_not_unicode_can_be_shown_and_recorded(tmp_path, monkeypatch, w):
+    monkeypatch.chdir(tmp_path)  # a longer path is folded
     path = tmp_path / "TmrlData" / "dataset" / os.fsdecode(b"\xff.pkl")
     path.parent.mkdir(parents=True)
     try:
@@ -525,5 +526,5 @@ def test_a_name_that_is_not_unicode_can_be_shown_and_recorded(tmp_path, w):
     except OSError:
         pytest.skip("the file system takes only Unicode")
     plan = w.plan().joined(tmrl_plan(tmp_path / "TmrlData", "car", KINDS))
-    assert "\\xff.pkl" in "".join(shown(plan, "delete", False).split())  # a long path is folded
+    assert "\\xff.pkl" in shown(plan, "delete", False)
     assert "\\\\xff.pkl" in remove(plan).path.read_text("utf-8")
