@@ -14,19 +14,25 @@ import psutil
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, keep_as: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its place, durably, when the block ends well.
 
     The folder is made when missing. When the block raises, ``path`` is as it was before and the temporary
     file is gone; what a killed process left of an earlier attempt goes first. The suffix is kept, because ffmpeg
     and matplotlib choose the format by it.
+
+    Args:
+        path: what is written.
+        keep_as: a path in the same folder that the file which was there before is renamed to; None: it goes.
     """
     make_folder(path.parent)
     _remove_leftovers(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
-        _sync_file(temporary)
+        _sync_file(temporary)  # before the old one moves: at no moment is there none
+        if keep_as is not None and path.exists():
+            os.replace(path, keep_as)
         os.replace(temporary, path)
         sync_folder(path.parent)
     finally:

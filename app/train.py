@@ -12,18 +12,26 @@ from omegaconf import DictConfig  # noqa: E402
 
 from app.config.command import in_words, run  # noqa: E402
 
+WHITELIST = ["app.sweep.callback.StudyCallback", "app.sweep.launch.enrol"]  # what a configuration may call
 
-@hydra.main(config_path="../conf", config_name="config", execution_whitelist=["app.sweep.callback.StudyCallback"])
+
+@hydra.main(config_path="../conf", config_name="config", execution_whitelist=WHITELIST)
 @in_words
 def main(cfg: DictConfig) -> float:
     """Validate the configuration, train, and return the objective."""
     # Imported here so that --help and --cfg answer at once: torch alone takes seconds.
-    from app.config.job import Job, as_job
+    from app.config.job import Job, as_job, go_to_launch
     from app.config.load import load
 
     config, job = load(cfg), Job.current()
     if job is not None:
+        go_to_launch()
         config = as_job(config, cfg, job)
+
+    if job is not None and job.trial is not None:
+        from app.sweep.trial import run_job
+
+        return run_job(config, job.trial)
 
     from app.training.run import train
 

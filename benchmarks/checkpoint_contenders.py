@@ -20,8 +20,9 @@ from app.replay.storage import MappedStorage
 from app.runs.folder import RunFolder
 from app.tmrl_api import Buffer, TorchTrainingOffline
 from app.training.beginning import find_source
-from app.training.run import Run
+from app.training.setup import set_up
 from app.training.stop import StopRequest
+from app.training.trainer import Trainer
 from benchmarks.common import ROOT
 from benchmarks.replay import SIZE, as_ours, as_tmrl, fill, stream
 from benchmarks.tmrl_peer import (
@@ -90,13 +91,13 @@ class Ours:
         gc.collect()
 
     def _open(self) -> None:
-        spec = make_spec(self.config.env)
+        setup = set_up(self.config)
         self.folder = RunFolder.open(self.config)
         storage = MappedStorage(self.folder.replay)
-        files = storage.files(spec)
+        files = storage.files(setup.spec)
         self.source = find_source(self.config, self.folder, files)
         self.folder.list_files(files)
-        self.run = Run(self.config, spec, "cpu", self.folder, storage, Console(quiet=True), StopRequest())
+        self.run = Trainer(self.config, setup, self.folder, storage, Console(quiet=True), StopRequest())
 
 
 class Peer:

@@ -2,10 +2,11 @@
 
     python benchmarks/checkpoints.py [--sizes 10000 100000 1000000] [--samples 20] [--out checkpoints.json]
 
-Ours is the real run of the default configuration with frames of 64×64: a checkpoint is ``Run.save_checkpoint``, with
-every fsync, after as many new steps as an epoch collects. Its replay is full, and every row of its files has been
+Ours is the real run of the default configuration with frames of 64×64: a checkpoint is ``Trainer.save_checkpoint``,
+with every fsync, after as many new steps as an epoch collects. Its replay is full, and every row of its files has been
 written once: random steps went in through ``ReplayMemory.append``. The sizes take turns, so that a busy machine slows
-all alike. To go on is ``Run.begin``: both checkpoints read, the rows that they count on verified, everything restored.
+all alike. To go on is ``Trainer.begin``: both checkpoints read, the rows that they count on verified, everything
+restored.
 
 tmrl's is ``dump_run_instance`` of a trainer with its own SAC and CNN (smaller networks than ours) and its own image
 memory, filled with the same steps but for the lidar, which it does not keep; to go on is ``load_run_instance``. tmrl

@@ -60,7 +60,7 @@ def make_ours(threads: int, batch_size: int, *overrides: str) -> Ours:
     agent.get_actor()
     memory = ReplayMemory(
         env.spec_,
-        ReplayConfig(capacity=2 * STEPS, batch_size=batch_size),
+        ReplayConfig(capacity=2 * STEPS, batch_size=batch_size, keep=True),
         config.agent.n_step,
         config.agent.gamma,
         config.encoder.prediction_horizons,

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from omegaconf import DictConfig
 
 from app.agents.droq import DroQAgent
 from app.config.load import load
@@ -24,6 +25,8 @@ _COMPANY = {  # options that do not suit the default model
     "critic=droq": "model=droq",
     "critic=plain": "model=shared_backbone",
     "sweep=optuna": "hydra/sweeper=optuna",
+    "sweep=core": "hydra/sweeper=optuna",
+    "sweep=legacy": "hydra/sweeper=optuna",
 }
 
 
@@ -32,10 +35,15 @@ def with_company(option: str) -> tuple[str, ...]:
     return (option, _COMPANY[option]) if option in _COMPANY else (option,)
 
 
-def compose(*overrides: str) -> Config:
+def raw(*overrides: str, hydra: bool = False) -> DictConfig:
     """Compose the real configuration with overrides, as the command line would."""
     with initialize_config_dir(str(CONF)):
-        return load(hydra_compose("config", list(overrides)))
+        return hydra_compose("config", list(overrides), return_hydra_config=hydra)
+
+
+def compose(*overrides: str) -> Config:
+    """The same, typed and checked."""
+    return load(raw(*overrides))
 
 
 def make_agent(*overrides: str, seed: int = 0) -> DroQAgent:

@@ -46,10 +46,10 @@ def test_every_option_of_every_group_composes(compose, option):
 
 
 @pytest.mark.parametrize("model", ["droq_contextual", "droq", "shared_backbone", "mlp"])
-@pytest.mark.parametrize("env", ["sim", "sim_lidar", "gym"])
+@pytest.mark.parametrize("env", ["sim", "sim_lidar", "car_racing", "gym"])
 def test_every_model_composes_on_every_environment_it_fits(compose, model, env):
     if env == "gym" and model != "mlp":
-        with pytest.raises(ConfigError, match=f"model = {model}: .* Use model=mlp, or one of env=sim"):
+        with pytest.raises(ConfigError, match=f"model = {model}: .* Use model=mlp, or env=sim"):
             compose(f"model={model}", f"env={env}")
     else:
         assert compose(f"model={model}", f"env={env}").model.name == model
@@ -124,7 +124,7 @@ def test_every_yaml_key_is_a_field_and_every_field_a_yaml_key(compose, env):
 
 
 def test_every_option_of_a_group_has_the_same_keys():
-    for group in sorted({option.partition("=")[0] for option in OPTIONS} - {"env", "experiment"}):
+    for group in sorted({option.partition("=")[0] for option in OPTIONS} - {"env", "experiment", "sweep"}):
         options = [yaml.safe_load(path.read_text("utf-8")) for path in (CONF / group.strip("+")).glob("*.yaml")]
         assert len({frozenset(option) - {"defaults"} for option in options}) == 1, group
 
@@ -165,7 +165,7 @@ WRONG = [
     (["replay.capacity=9", "replay.batch_size=10"], "replay.batch_size = 10: must be at most"),
     (["replay.capacity=100"], "training.start_training = 1000: must be at most replay.capacity = 100"),
     (["training.epochs=1.5"], "training.epochs = 1.5: must be an integer at least 1"),
-    (["env.kind=bus"], "env.kind = bus: must be one of sim, gym"),
+    (["env.kind=bus"], "env.kind = bus: must be one of sim, car_racing, "),
     (["env.car.brake=0"], "env.car.brake = 0: must be a number greater than 0"),
     (["env.train_tracks=[]"], "env.train_tracks = []: must be a list of 1 or more integers"),
     (["env.eval_tracks=[7,7]"], "env.eval_tracks = [7, 7]: must not name a value twice"),

@@ -15,6 +15,7 @@ from app.runs.checkpoint import Checkpoints, DamagedCheckpoint, read
 from app.runs.fingerprint import fingerprint
 from app.runs.folder import RunFolder
 from app.training import run as run_module
+from app.training import trainer as trainer_module
 from app.training.stop import Stopped
 from tests.make import compose
 from tests.runs import TINY, result, same
@@ -39,14 +40,14 @@ class Killed(BaseException):
 
 @pytest.fixture(autouse=True)
 def _little_slack(monkeypatch):
-    monkeypatch.setattr(run_module, "slack_of", lambda _: SLACK)
+    monkeypatch.setattr(trainer_module, "slack_of", lambda _: SLACK)
 
 
 @pytest.fixture(scope="module", params=[QUICK, PENDULUM], ids=["lidar", "pendulum"])
 def whole(request, tmp_path_factory):
     """The overrides of a run and its result when nobody stops it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "slack_of", lambda _: SLACK)
+        patch.setattr(trainer_module, "slack_of", lambda _: SLACK)
         runs = tmp_path_factory.mktemp("whole")
         run_module.train(configure(runs, *request.param))
     return request.param, result(runs / "run")
@@ -58,7 +59,7 @@ def configure(runs_dir, *overrides) -> Config:
 
 def go_wrong(monkeypatch, call: int, error: BaseException):
     """Raise between two updates, at the n-th opportunity."""
-    original, calls = run_module.Run._between_updates, 0
+    original, calls = trainer_module.Trainer._between_updates, 0
 
     def between(self, training):
         nonlocal calls
@@ -67,7 +68,7 @@ def go_wrong(monkeypatch, call: int, error: BaseException):
             raise error
         original(self, training)
 
-    monkeypatch.setattr(run_module.Run, "_between_updates", between)
+    monkeypatch.setattr(trainer_module.Trainer, "_between_updates", between)
 
 
 def stop_and_go_on(monkeypatch, config, call, error):
@@ -117,9 +118,9 @@ def test_killed_at_the_worst_moment(whole, tmp_path, monkeypatch, moment):
 
     with monkeypatch.context() as patch:
         if moment == "evaluation":
-            once(run_module.Evaluator, "evaluate", 1)
+            once(trainer_module.Evaluator, "evaluate", 1)
         elif moment == "before the metrics":
-            once(run_module.MetricsWriter, "write", 1)
+            once(trainer_module.MetricsWriter, "write", 1)
         elif moment == "best":
             once(RunFolder, "save_best", 0)
         elif moment == "write":
@@ -193,7 +194,7 @@ def stopped_once(tmp_path_factory):
     """A run that was stopped in its second epoch."""
     runs = tmp_path_factory.mktemp("stopped")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "slack_of", lambda _: SLACK)
+        patch.setattr(trainer_module, "slack_of", lambda _: SLACK)
         go_wrong(patch, 40, Stopped("interrupted"))
         run_module.train(configure(runs, *QUICK))
     return runs / "run"
@@ -361,15 +362,22 @@ def test_another_length_of_an_epoch_is_refused(stopped):
         run_module.train(configure(folder.path.parent, *QUICK, "training.steps=6"))
 
 
-def test_hyperparameters_may_change_and_are_told(stopped, capsys):
+def test_hyperparameters_may_change_and_are_told(stopped, capsys, monkeypatch):
     _, folder = stopped
+    begin, rates = trainer_module.Trainer.begin, {}
+
+    def look(run, *args):
+        begin(run, *args)
+        optimizers = {"actor": run.training.agent.actor_optimizer, "critic": run.training.agent.critic_optimizer}
+        rates.update({name: [group["lr"] for group in each.param_groups] for name, each in optimizers.items()})
+
+    monkeypatch.setattr(trainer_module.Trainer, "begin", look)
     run_module.train(configure(folder.path.parent, *QUICK, "agent.lr_actor=0.001", "agent.gamma=0.995"))
     out = capsys.readouterr().out
     assert "changed  agent.lr_actor: 0.0003 → 0.001" in out and "changed  agent.gamma: 0.99 → 0.995" in out
     starts = [json.loads(line) for line in folder.starts.read_text().splitlines()]
     assert starts[1]["changed"] == ["agent.gamma: 0.99 → 0.995", "agent.lr_actor: 0.0003 → 0.001"]
-    groups = [optimizer for optimizer in read(folder.checkpoints.last)["training"]["agent"]["optimizers"]]
-    assert groups == ["critic", "actor", "alpha"]
+    assert rates == {"actor": [0.001], "critic": [0.0003]}
 
 
 @pytest.mark.parametrize("ratio", [0.1, 2])
@@ -389,8 +397,11 @@ def test_a_changed_ratio_owes_no_burst_and_no_pause(stopped, ratio):
 def test_a_finished_run_says_so_and_can_be_made_longer(tmp_path, capsys):
     first = run_module.train(configure(tmp_path, *QUICK))
     capsys.readouterr()
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     assert run_module.train(configure(tmp_path, *QUICK)) == first
-    assert "had finished before" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "had finished before" in out and "summary of run" in out and "goes on after" not in out
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
     run_module.train(configure(tmp_path, *QUICK, "training.epochs=4"))
     assert "changed  training.epochs: 3 → 4" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["updates"] == 40
@@ -409,7 +420,7 @@ def test_init_from_takes_the_weights_and_nothing_else(stopped, tmp_path, capsys)
         raise Killed
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(run_module.Run, "to_the_end", look)
+        patch.setattr(trainer_module.Trainer, "to_the_end", look)
         run_module.train(config)
     from safetensors.torch import load_file
 
@@ -571,14 +582,14 @@ def test_an_entropy_coefficient_that_is_not_learned_may_change(stopped):
 
 def test_ctrl_c_judges_the_best_policy(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        original = run_module.Run._between_updates
+        original = trainer_module.Trainer._between_updates
 
         def between(self, training):
             if training.total_updates == 15:
                 self.stop._remember(2, None)
             original(self, training)
 
-        patch.setattr(run_module.Run, "_between_updates", between)
+        patch.setattr(trainer_module.Trainer, "_between_updates", between)
         objective = run_module.train(configure(tmp_path, *QUICK))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["stop_reason"] == "interrupted" and summary["return_test_det"] == objective == objective

@@ -45,7 +45,7 @@ def tasks():
 
 
 def config(name: str, max_steps: int | None = None) -> GymConfig:
-    return GymConfig(kind="gym", name="gym", id=name, max_steps=max_steps)
+    return GymConfig(kind="gym", name="gym", id=name, max_steps=max_steps, return_range=None)
 
 
 @given(st.lists(st.floats(-3.0, 3.0), min_size=3, max_size=3))

@@ -13,6 +13,8 @@ import pytest
 
 from app.errors import UserError
 from app.files import alive, replacing, write_json
+from app.runs.claim import claim
+from app.runs.fingerprint import read_fingerprint
 from app.runs.lock import Lock
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -118,7 +120,7 @@ def test_an_owner_on_another_machine_is_named(tmp_path):
 def test_a_read_only_folder_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(UserError, match="cannot be locked"):
+        with pytest.raises(UserError, match="cannot be made or locked"):
             Lock(tmp_path, "run").acquire()
     finally:
         tmp_path.chmod(0o700)
@@ -130,7 +132,7 @@ def test_a_folder_that_takes_no_owner_file_is_refused_and_not_held(tmp_path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr("app.runs.lock.write_json", fail)
-        with pytest.raises(UserError, match=r"cannot be locked \(Permission denied\)"):
+        with pytest.raises(UserError, match=r"cannot be made or locked \(Permission denied\)"):
             Lock(tmp_path, "run").acquire()
     with Lock(tmp_path, "run"):
         pass
@@ -138,8 +140,38 @@ def test_a_folder_that_takes_no_owner_file_is_refused_and_not_held(tmp_path, mon
 
 def test_a_file_where_the_folder_should_be_is_refused(tmp_path):
     (tmp_path / "run").write_text("")
-    with pytest.raises(UserError, match="cannot be locked"):
+    with pytest.raises(UserError, match=r"run: the folder of the run cannot be made or locked .* runs_dir"):
         Lock(tmp_path / "run", "run").acquire()
+
+
+def test_a_claim_on_a_folder_of_somebody_else_is_refused_and_not_held(tmp_path):
+    (tmp_path / "thesis.doc").touch()
+    with pytest.raises(UserError, match=r"holds thesis\.doc and no manifest\.json.* Choose another run_name"):
+        claim(Lock(tmp_path, "run"), "run_name")
+    with Lock(tmp_path, "run"):
+        pass
+
+
+def test_a_claim_makes_a_folder_and_takes_one_with_a_manifest_or_hidden_files(tmp_path):
+    for name in ("manifest.json", ".hidden", None):
+        folder = tmp_path / f"with {name}"
+        if name is not None:
+            folder.mkdir()
+            (folder / name).touch()
+        lock = Lock(folder, "study")
+        claim(lock, "hydra.sweeper.study_name")
+        with pytest.raises(UserError, match="in use"):
+            claim(Lock(folder, "study"), "hydra.sweeper.study_name")
+        lock.release()
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", None], ids=["cut off", "no text", "missing"])
+def test_a_damaged_fingerprint_is_told_with_the_ways_out(tmp_path, content):
+    path = tmp_path / "fingerprint.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"fingerprint\.json: is damaged: .*\. Do this\.$"):
+        read_fingerprint(path, "Do this.")
 
 
 # --------------------------------------------------------------------------------------- files that are replaced
@@ -171,6 +203,35 @@ def test_a_replacement_is_synced_before_it_is_named_and_its_folder_after(tmp_pat
     monkeypatch.setattr(os, "replace", lambda *paths: (calls.append("rename"), rename(*paths)))
     write_json(tmp_path / "a.json", 1)
     assert calls == (["fsync", "rename"] if os.name == "nt" else ["fsync", "rename", "fsync"])
+
+
+def test_what_is_kept_moves_only_when_the_new_file_is_whole_and_durable(tmp_path, monkeypatch):
+    path, before = tmp_path / "last.pt", tmp_path / "previous.pt"
+    path.write_text("old")
+    calls, fsync, rename = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (calls.append("fsync"), fsync(handle)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (calls.append(f"to {paths[1].name}"), rename(*paths)))
+    with replacing(path, keep_as=before) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old" and not before.exists()
+    assert calls == ["fsync", "to previous.pt", "to last.pt", *([] if os.name == "nt" else ["fsync"])]
+    assert (path.read_text(), before.read_text()) == ("new", "old")
+
+
+def test_a_failed_replacement_moves_nothing_that_is_kept(tmp_path):
+    path, before = tmp_path / "last.pt", tmp_path / "previous.pt"
+    path.write_text("old")
+    before.write_text("older")
+    with pytest.raises(KeyError), replacing(path, keep_as=before) as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert (path.read_text(), before.read_text()) == ("old", "older")
+
+
+def test_a_first_file_has_nothing_to_keep(tmp_path):
+    with replacing(tmp_path / "last.pt", keep_as=tmp_path / "previous.pt") as temporary:
+        temporary.write_text("new")
+    assert os.listdir(tmp_path) == ["last.pt"]
 
 
 def test_alive():

@@ -184,3 +184,16 @@ def test_actor_survives_a_round_trip_without_pickle(tmp_path):
     assert not torch.equal(actor.actions(obs, test=True), other.actions(obs, test=True))
     other.load(tmp_path / "actor.tmod", "cpu")
     assert torch.equal(actor.actions(obs, test=True), other.actions(obs, test=True))
+
+
+@pytest.mark.parametrize("model", ["droq_contextual", "droq", "shared_backbone"])
+def test_q_begins_where_it_is_told_to(model):
+    values = {}
+    for start in (0.0, 30.0):
+        agent = make_agent(f"model={model}", "env=sim_lidar", f"critic.initial_q={start}")
+        obs, action = make_observations(agent.spec, 8), torch.zeros(8, 3)
+        for network in (agent.model, agent.target):
+            seen = network.forward_features(obs)
+            values.setdefault(start, []).append(network.q_from_features(seen.features, seen.film_params, action).mean())
+    assert all(abs(float(value)) < 3 for value in values[0.0])
+    assert all(abs(float(value) - 30) < 3 for value in values[30.0])

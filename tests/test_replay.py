@@ -47,7 +47,7 @@ def make_spec(sensors=5, action_dim=2, action_history=2, image=(4, 3, 2), window
 
 
 def make_memory(spec, capacity=500, batch_size=64, n_step=1, horizons=HORIZONS, seed=0, storage=None, slack=0):
-    cfg, storage = ReplayConfig(capacity=capacity, batch_size=batch_size), storage or MemoryStorage()
+    cfg, storage = ReplayConfig(capacity=capacity, batch_size=batch_size, keep=True), storage or MemoryStorage()
     return ReplayMemory(spec, cfg, n_step, GAMMA, horizons, 3, "cpu", seed, storage, slack)
 
 

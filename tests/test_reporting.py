@@ -15,14 +15,15 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
+from app.files import write_json
 from app.reporting import metrics as metrics_module
 from app.reporting.banner import BannerFacts, FaultFact, ReplayFacts, ScheduleFacts, print_banner
 from app.reporting.curves import plot_curves, read_metrics
-from app.reporting.formatting import duration, number
+from app.reporting.formatting import duration, number, tell
 from app.reporting.metrics import MetricsWriter
 from app.reporting.progress import Progress
 from app.reporting.results import Episode, Evaluation
-from app.reporting.summary import evaluation_table, print_summary, write_summary
+from app.reporting.summary import evaluation_table, print_summary
 from app.reporting.video import write_video
 
 LAP = Episode(ret=500.0, length=800, lap_share=1.0, lap_time=40.0, outcome="lap", track=7, start=0.25)
@@ -393,7 +394,7 @@ SUMMARY = {
 
 def test_summary_json_is_strict_and_replaced_whole(tmp_path, monkeypatch):
     path = tmp_path / "summary.json"
-    write_summary(path, SUMMARY)
+    write_json(path, SUMMARY)
     written = strict_loads(path.read_text())
     assert written["updates_per_s"] is None and written["best_epoch"] == 3
     assert written["paths"]["video"].endswith("best.mp4")
@@ -403,9 +404,15 @@ def test_summary_json_is_strict_and_replaced_whole(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="space"):
-        write_summary(path, {"run_name": "other"})
+        write_json(path, {"run_name": "other"})
     assert strict_loads(path.read_text()) == written
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_line_is_told_as_it_is():
+    console, line = page(), "/data/[bold]runs [old]/" + "long" * 40
+    tell(console, line, "green")
+    assert console.file.getvalue() == line + "\n"
 
 
 def test_summary_table_shows_what_is_known():

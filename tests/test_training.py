@@ -22,8 +22,9 @@ from app.replay.storage import MemoryStorage
 from app.runs.checkpoint import read
 from app.runs.folder import RunFolder
 from app.training import run as run_module
+from app.training import trainer as trainer_module
 from app.training.evaluation import Evaluator, Start, make_starts, record
-from app.training.local import LocalInterface
+from app.training.local import LocalInterface, make_worker
 from app.training.loop import DrivingTraining
 from app.training.setup import choose_device
 from tests.make import compose, make_agent
@@ -38,7 +39,7 @@ def make_loop(*overrides, on_update=lambda training: None):
     spec = make_env(config.env, (1,), 0).spec_
     torch.manual_seed(config.seed)
     training = DrivingTraining(config, spec, "cpu", MemoryStorage(), 0, on_update)
-    worker = run_module._make_worker(config, spec, RunFolder(Path("nowhere")))
+    worker = make_worker(config, spec, Path("nowhere"))
     interface = LocalInterface(worker, training.missing_env_steps)
     interface.broadcast_model(training.agent.get_actor())
     return training, interface
@@ -92,7 +93,7 @@ def test_evaluation_leaves_training_alone():
     before = torch.get_rng_state(), training.memory.rng.bit_generator.state
     actor = agent.get_actor()
     evaluator = Evaluator(compose(*SMOKE).env, 0, lambda: None)
-    starts = make_starts(compose(*SMOKE).env, (1,), 3, 0.0)
+    starts = make_starts((1,), 3, 0.0)
     first = evaluator.evaluate(actor, starts, starts)
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == training.memory.rng.bit_generator.state
@@ -106,7 +107,7 @@ def test_lockstep_evaluation_equals_one_episode_at_a_time():
     with torch.no_grad():  # drives off, so that episodes end at different times
         agent.model.policy.out.bias[:3] = torch.tensor([2.0, -2.0, 0.0])
     config, actor = compose("env=sim_lidar"), agent.get_actor()
-    starts = make_starts(config.env, (1, 2), 4, 0.0)
+    starts = make_starts((1, 2), 4, 0.0)
     together = Evaluator(config.env, 0, lambda: None).drive(actor, starts, test=True)
     alone = [record(actor, config.env, start, 0, 64)[1] for start in starts]
     assert len({episode.length for episode in together}) > 1
@@ -116,10 +117,9 @@ def test_lockstep_evaluation_equals_one_episode_at_a_time():
 
 
 def test_starts_that_judge_are_not_those_that_chose():
-    env = compose().env
-    chosen, judged = make_starts(env, (1,), 10, 0.0), make_starts(env, (1,), 10, 0.5)
+    chosen, judged = make_starts((1,), 10, 0.0), make_starts((1,), 10, 0.5)
     assert not {s.position for s in chosen} & {s.position for s in judged}
-    assert make_starts(env, (7, 8), 3, 0.0)[1] == Start(8, 1 / 3, 1)
+    assert make_starts((7, 8), 3, 0.0)[1] == Start(8, 1 / 3, 1)
 
 
 def test_same_seed_gives_the_same_run(tmp_path):
@@ -159,7 +159,7 @@ def test_run_folder_is_complete_and_its_config_loads_again(tmp_path):
 
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     config = compose(*SMOKE, f"runs_dir={tmp_path}", "training.epochs=3")
-    train = run_module.DrivingTraining.run_epoch
+    train = trainer_module.DrivingTraining.run_epoch
 
     def break_in_the_second_epoch(self, interface):
         if self.epoch == 1:
@@ -167,7 +167,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypa
                 self.agent.model.q_heads.out.bias.fill_(float("nan"))
         return train(self, interface)
 
-    monkeypatch.setattr(run_module.DrivingTraining, "run_epoch", break_in_the_second_epoch)
+    monkeypatch.setattr(trainer_module.DrivingTraining, "run_epoch", break_in_the_second_epoch)
     run_module.train(config)
     folder = RunFolder(tmp_path / config.run_name)
     state = read(folder.checkpoints.last)

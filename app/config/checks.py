@@ -1,11 +1,18 @@
 """Rules between several keys, which no single type can hold."""
 
-from app.config.schema import Config, SimConfig
+import math
+from dataclasses import asdict
+from itertools import pairwise
+
+from app.config.schema import Config
 
 
 def problems(config: Config) -> list[str]:
     """Return a sentence for every rule that the configuration breaks."""
-    rules = (_log_std, _model_needs, _norm_groups, _attention_heads, _film_widths, _replay_size, _no_repeats)
+    rules = (
+        _log_std, _model_needs, _norm_groups, _attention_heads, _film_widths, _replay_size, _no_repeats, _return_range,
+        _weights, _health_limits,
+    )  # fmt: skip
     return [problem for rule in rules for problem in rule(config)]
 
 
@@ -18,11 +25,11 @@ def _log_std(config: Config) -> list[str]:
 
 
 def _model_needs(config: Config) -> list[str]:
-    if config.model.name == "mlp" or isinstance(config.env, SimConfig):
+    if config.model.name == "mlp" or not config.env.plain_vector:
         return []
     return [
         f"model = {config.model.name}: needs the images or the lidar of a simulated car, and "
-        f"env.id = {config.env.id} gives a plain vector. Use model=mlp, or one of env=sim and env=sim_lidar."
+        f"env.id = {config.env.id} gives a plain vector. Use model=mlp, or env=sim, sim_lidar or car_racing."
     ]
 
 
@@ -65,7 +72,7 @@ def _replay_size(config: Config) -> list[str]:
     found = []
     if batch > capacity:
         found.append(f"replay.batch_size = {batch}: must be at most replay.capacity = {capacity}. Use a smaller batch.")
-    if capacity < (least := _longest_history(config) + 2):
+    if capacity < (least := config.env.longest_history + 2):
         found.append(
             f"replay.capacity = {capacity}: must be at least {least} to hold one whole transition. Use 100000."
         )
@@ -86,15 +93,40 @@ def _no_repeats(config: Config) -> list[str]:
 
 
 def _unique_lists(config: Config) -> list[tuple[str, tuple[int, ...]]]:
-    lists = [("encoder.prediction_horizons", config.encoder.prediction_horizons)]
-    if isinstance(config.env, SimConfig):
-        lists += [("env.train_tracks", config.env.train_tracks), ("env.eval_tracks", config.env.eval_tracks)]
-    return lists
+    return [
+        ("encoder.prediction_horizons", config.encoder.prediction_horizons),
+        ("env.train_tracks", config.env.train_tracks),
+        ("env.eval_tracks", config.env.eval_tracks),
+    ]
 
 
-def _longest_history(config: Config) -> int:
-    env = config.env
-    return max(env.window, env.action_history, env.image_history) if isinstance(env, SimConfig) else 0
+def _return_range(config: Config) -> list[str]:
+    span = config.env.return_range
+    if span is None and config.objective == "stability":
+        return [
+            "env.return_range = null: must be the lowest and the highest return to expect with objective=stability. "
+            "Set it, such as env.return_range=[-1600,-100] for Pendulum-v1, or use objective=return_test_det."
+        ]
+    if span is not None and span[0] >= span[1]:
+        return [f"env.return_range = {list(span)}: the first number must be less than the second. Swap them."]
+    return []
+
+
+def _weights(config: Config) -> list[str]:
+    total = math.fsum(asdict(config.health.weights).values())
+    if math.isclose(total, 1.0, abs_tol=1e-6):
+        return []
+    return [f"health.weights: must sum to 1, and the five sum to {total:g}. Change one of them by {1 - total:+g}."]
+
+
+def _health_limits(config: Config) -> list[str]:
+    """Lists of limits whose order matters."""
+    lists = {"alpha_band": config.health.alpha_band, "loss_factors": config.health.loss_factors}
+    return [
+        f"health.{key} = {list(values)}: each number must be greater than the one before. Sort them."
+        for key, values in lists.items()
+        if any(low >= high for low, high in pairwise(values))
+    ]
 
 
 def warnings(config: Config) -> list[str]:
@@ -113,6 +145,11 @@ def warnings(config: Config) -> list[str]:
             f"training.max_training_steps_per_env_step = {utd:g} overfits the shared backbone to the latest "
             "batch: use 2 to 8."
         )
-    if config.model.name == "mlp" and isinstance(env, SimConfig) and env.images:
-        found.append("model = mlp does not look at images: env=sim_lidar gives it the same and is faster.")
+    if config.model.name == "mlp" and env.images:
+        found.append("model = mlp does not look at images: env.images=false gives it the same and is faster.")
+    if env.lap_return is not None and env.return_range and env.return_range[1] != env.lap_return:
+        found.append(
+            f"env.return_range[1] = {env.return_range[1]:g} is not what a full lap scores, {env.lap_return:g} "
+            "(env.track.length × env.reward_per_metre): the health score measures by it."
+        )
     return found

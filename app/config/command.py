@@ -13,6 +13,7 @@ from hydra.errors import CompactHydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from app.config.launchers import failed, not_installed
 from app.errors import UserError
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -59,10 +60,11 @@ def run(command: Callable[[], object], schema: str) -> None:
         sys.exit(130)  # 128 + SIGINT, as shells expect
     except CompactHydraException as error:
         sys.exit(_plain(error, schema))
-    except ValueError as error:
-        if not _raised_by_hydra(error):
+    except Exception as error:
+        words = failed(error) or (_misread(error) if isinstance(error, ValueError) else None)
+        if words is None:
             raise
-        sys.exit(f"{error}\nThe command line was: {' '.join(sys.argv[1:])}")
+        sys.exit(words)
     finally:
         os.environ.pop(_FULL_ERROR, None)
 
@@ -72,9 +74,12 @@ def _plain(error: CompactHydraException, schema: str) -> str:
     from app.config import schema as schemas  # pydantic costs a fifth of a second
     from app.config.load import ConfigError, choose, unknown
 
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        return str(ConfigError([choose(group, option, error.options)]))
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        if words := not_installed(error.missing_cfg_file):
+            return words
+        if error.options:
+            group, _, option = error.missing_cfg_file.rpartition("/")
+            return str(ConfigError([choose(group, option, error.options)]))
     if str(error).startswith("In 'sweep/"):  # its keys are of the Optuna sweeper
         return str(ConfigError(["sweep: a search space needs the sweeper that searches it. Add hydra/sweeper=optuna."]))
     key = re.match(r"Could not override '([^'@]+)'", str(error))
@@ -87,7 +92,9 @@ def _plain(error: CompactHydraException, schema: str) -> str:
     return f"{error}{cause}"
 
 
-def _raised_by_hydra(error: Exception) -> bool:
-    """Whether the error comes from composing the configuration, not from a job."""
+def _misread(error: ValueError) -> str | None:
+    """What Hydra says of a command line that it cannot compose; None if the error comes from a job."""
     frames = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return frames[-1].startswith("hydra.") and "hydra.core.utils" not in frames
+    if not frames[-1].startswith("hydra.") or "hydra.core.utils" in frames:
+        return None
+    return f"{error}\nThe command line was: {' '.join(sys.argv[1:])}"

@@ -81,10 +81,10 @@ def locate(schema: Any, loc: Sequence[str | int]) -> tuple[str, Any]:
     names: list[str] = []
     annotation = schema
     for index, step in enumerate(loc):
-        bare, _ = _split(annotation)
         if step in tags(annotation):
             annotation = next(member for member in _members(annotation) if step in _kind(member))
             continue
+        bare, _ = _split(_present(annotation))
         if get_origin(bare) is tuple:
             item = get_args(bare)[0]
             if not dataclasses.is_dataclass(item):
@@ -97,6 +97,11 @@ def locate(schema: Any, loc: Sequence[str | int]) -> tuple[str, Any]:
             names += [str(rest) for rest in loc[index + 1 :]]
             break
     return ".".join(names), annotation
+
+
+def _present(annotation: Any) -> Any:
+    """The type itself, or what a value that may also be null is otherwise."""
+    return next(member for member in _members(annotation) if member is not types.NoneType)
 
 
 def tags(annotation: Any) -> list[str]:

@@ -1,6 +1,8 @@
 """The configuration of one job among several, of ``-m``: each has a run folder of its own."""
 
 import hashlib
+import os
+import platform
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -11,6 +13,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from app.config.schema import LONGEST_NAME, Config
+from app.errors import UserError
+from app.machine import usable_cores
 
 TRIALS = "trials"  # folder below that of the study, with the run folders of its trials
 
@@ -19,16 +23,35 @@ _DIGITS = 10  # of the hash
 
 
 @dataclass(frozen=True)
+class TrialJob:
+    """A job that is a trial of a study.
+
+    Attributes:
+        study: the folder of the study; its name is the study's.
+        storage: URL of the study's storage.
+        launch: who enrolled the trial.
+        number: of the job in that launch.
+    """
+
+    study: Path
+    storage: str
+    launch: str
+    number: int
+
+
+@dataclass(frozen=True)
 class Job:
     """What Hydra knows of a job.
 
     Attributes:
         overrides: of this job, such as "agent.gamma=0.99".
-        study: folder of the study that it is a trial of; None for a job of a plain ``-m``.
+        at_once: jobs that share the machine.
+        trial: which trial of which study it is; None for a job of a plain ``-m``.
     """
 
     overrides: tuple[str, ...]
-    study: Path | None
+    at_once: int
+    trial: "TrialJob | None"
 
     @classmethod
     def current(cls) -> "Job | None":
@@ -36,23 +59,53 @@ class Job:
         hydra = HydraConfig.get()
         if hydra.mode is not RunMode.MULTIRUN:
             return None
-        return cls(tuple(hydra.overrides.task), Path(hydra.sweep.dir) if "study" in hydra.callbacks else None)
+        trial = None
+        if "study" in hydra.callbacks:
+            folder, storage = Path(hydra.sweep.dir), hydra.sweeper.storage
+            trial = TrialJob(folder, storage, hydra.callbacks.study.launch, hydra.job.num)
+        return cls(tuple(hydra.overrides.task), jobs_at_once(hydra.launcher), trial)
+
+
+def go_to_launch() -> None:
+    """Go to the folder where the launch was started: paths count from there, and a worker of ray is started elsewhere.
+
+    Raises:
+        UserError: this machine has no such folder.
+    """
+    folder = HydraConfig.get().runtime.cwd
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the launch was started there, and {platform.node()} cannot go there ({error.strerror}). "
+            "Have the project at the same place on every machine."
+        ) from None
 
 
 def as_job(config: Config, cfg: DictConfig, job: Job) -> Config:
-    """Give a job the run folder that is its own; the same overrides lead to the same folder.
+    """Give a job its share of the cores and the run folder that is its own.
+
+    The same overrides lead to the same folder; the folder of a trial is the study's affair.
 
     Args:
         config: of the job, with the ``run_name`` that several jobs may share.
         cfg: what it was made from: shows what the run name is composed of.
         job: the job.
     """
-    told = _told_by(OmegaConf.to_container(cfg, resolve=False)["run_name"], config)
-    config = replace(config, run_name=own_name(config.run_name, set(job.overrides) - told))
-    if job.study is None:
+    if not config.threads and job.at_once > 1:
+        config = replace(config, threads=max(1, usable_cores() // job.at_once))
+    if job.trial is not None:
         return config
-    # What there was to clear was cleared once, before the study was opened.
-    return replace(config, runs_dir=str(job.study / TRIALS), restart=None)
+    told = _told_by(OmegaConf.to_container(cfg, resolve=False)["run_name"], config)
+    return replace(config, run_name=own_name(config.run_name, set(job.overrides) - told))
+
+
+def jobs_at_once(launcher: DictConfig) -> int:
+    """Return how many jobs a launcher of Hydra's runs on this machine at the same time."""
+    wanted = OmegaConf.select(launcher, "n_jobs")  # of joblib; others have no such key
+    if wanted is None:
+        return 1
+    return usable_cores() if wanted < 1 else wanted
 
 
 def own_name(base: str, overrides: Iterable[str]) -> str:

@@ -6,32 +6,26 @@ missing, misspelt or out of range is an error before anything is built. Nothing 
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-_FROZEN = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Dropout = Annotated[float, Field(ge=0, lt=1)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
-LONGEST_NAME = 100
-Name = Annotated[
-    str,
-    Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        max_length=LONGEST_NAME,
-        description=f"at most {LONGEST_NAME} letters, digits, dots, dashes and underscores",
-    ),
-]
-
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")]
+from app.config.commands import SweepReportConfig as SweepReportConfig
+from app.config.commands import ValidateConfig as ValidateConfig
+from app.config.fields import FROZEN, Beta, Count, Device, Dropout, Name, NonNegative, Positive, PositiveFloat, Seed
+from app.config.fields import LONGEST_NAME as LONGEST_NAME
+from app.config.fields import StudyName as StudyName
+from app.config.schema_env import CarConfig as CarConfig
+from app.config.schema_env import CarRacingConfig as CarRacingConfig
+from app.config.schema_env import EnvConfig
+from app.config.schema_env import GymConfig as GymConfig
+from app.config.schema_env import SimConfig as SimConfig
+from app.config.schema_env import TrackConfig as TrackConfig
+from app.config.schema_env import TrackEnvConfig as TrackEnvConfig
+from app.config.schema_health import HealthConfig
+from app.config.schema_pruner import PrunerConfig
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class ModelConfig:
     """Which actor-critic, and the widths of its trunk."""
 
@@ -46,7 +40,7 @@ class ModelConfig:
         return self.name == "droq_contextual"
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class NormConfig:
     """Normalisation of the CNN (fault 2)."""
 
@@ -54,7 +48,7 @@ class NormConfig:
     groups: Positive
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class StageConfig:
     """One stage of the backbone: a run of (fused) inverted-residual blocks."""
 
@@ -65,7 +59,7 @@ class StageConfig:
     se: bool  # squeeze-and-excitation, depthwise instead of fused
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class BackboneConfig:
     """The EfficientNetV2-style CNN."""
 
@@ -75,7 +69,7 @@ class BackboneConfig:
     head_channels: Positive
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class EncoderConfig:
     """The context encoder over the window of past steps (fault 3 is its dropout)."""
 
@@ -91,7 +85,7 @@ class EncoderConfig:
     prediction_weight: NonNegative
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class ActorConfig:
     """The policy head (faults 1, 4 and 5)."""
 
@@ -102,7 +96,7 @@ class ActorConfig:
     num_layers: Positive
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class CriticConfig:
     """The ensemble of Q-heads."""
 
@@ -112,9 +106,10 @@ class CriticConfig:
     dropout: Dropout
     layer_norm: bool
     spectral_norm: bool
+    initial_q: float  # of every state and action, before any update
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class AgentConfig:
     """SAC/DroQ: discount, targets, entropy and one optimiser per part."""
 
@@ -136,83 +131,16 @@ class AgentConfig:
     grad_clip: PositiveFloat | None  # global norm per optimiser; null: none
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class ReplayConfig:
     """The replay ring."""
 
     capacity: Positive  # rows, one per environment step and one per reset
     batch_size: Positive
+    keep: bool  # of a trial that has finished; that of a single run always stays
 
 
-@dataclass(frozen=True, config=_FROZEN)
-class CarConfig:
-    """Physics of the simulated car (SI units)."""
-
-    engine: PositiveFloat  # m/s² at standstill, falls linearly to 0 at top_speed
-    top_speed: PositiveFloat  # m/s
-    brake: PositiveFloat  # m/s²
-    grip: PositiveFloat  # radius of the friction circle, m/s²
-    drag_rolling: NonNegative  # m/s²
-    drag_air: NonNegative  # 1/m
-    wheelbase: PositiveFloat  # m
-    steer_lock: PositiveFloat  # rad
-    steer_rate: PositiveFloat  # rad/s
-    yaw_lag: PositiveFloat  # 1/s
-
-
-@dataclass(frozen=True, config=_FROZEN)
-class TrackConfig:
-    """The family of random closed tracks."""
-
-    length: PositiveFloat  # m
-    points: Annotated[int, Field(ge=16)]
-    half_width: PositiveFloat  # m
-    roughness: NonNegative
-    min_radius: PositiveFloat  # m
-    clearance: PositiveFloat  # m
-
-
-@dataclass(frozen=True, config=_FROZEN)
-class SimConfig:
-    """The built-in track simulator."""
-
-    kind: Literal["sim"]
-    name: Name
-    images: bool
-    image_size: Annotated[int, Field(ge=16, le=256)]  # pixels, 1 px/m at 64
-    image_history: Positive
-    action_history: Count
-    window: Annotated[int, Field(ge=2)]
-    lidar_beams: Annotated[int, Field(ge=2)]
-    lidar_range: PositiveFloat  # m
-    lidar_fov: Annotated[float, Field(gt=0, le=360)]  # degrees
-    step_s: PositiveFloat
-    substeps: Positive
-    max_steps: Positive
-    stall_steps: Positive
-    stall_metres: PositiveFloat
-    reward_per_metre: PositiveFloat
-    random_start: bool
-    train_tracks: Annotated[tuple[Count, ...], Field(min_length=1)]  # track seeds
-    eval_tracks: Annotated[tuple[Count, ...], Field(min_length=1)]
-    car: CarConfig
-    track: TrackConfig
-
-
-@dataclass(frozen=True, config=_FROZEN)
-class GymConfig:
-    """Any Gymnasium task with Box observations and Box actions."""
-
-    kind: Literal["gym"]
-    name: Name
-    id: str
-    max_steps: Positive | None  # null: the task's own limit
-
-
-EnvConfig = Annotated[SimConfig | GymConfig, Field(discriminator="kind")]
-
-
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class TrainingConfig:
     """The schedule, in the terms of tmrl's ``TrainingOffline``."""
 
@@ -238,7 +166,7 @@ class TrainingConfig:
         return self.epochs * self.updates_per_epoch
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class LoggerConfig:
     """What a person gets to see."""
 
@@ -249,7 +177,7 @@ class LoggerConfig:
     video_size: Annotated[int, Field(ge=64, le=2048)]  # pixels
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class RestartConfig:
     """What ``+restart=clean`` or ``+restart=archive`` clears before training."""
 
@@ -259,7 +187,7 @@ class RestartConfig:
     tmrl_run: str | None  # name of a run of tmrl's own whose leavings in TmrlData go as well
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class Config:
     """Everything a run is made from."""
 
@@ -270,7 +198,7 @@ class Config:
     run_name: Name
     runs_dir: str
     sweeps_dir: str
-    objective: Literal["return_test_det"]
+    objective: Literal["return_test_det", "stability"]
     model: ModelConfig
     norm: NormConfig
     backbone: BackboneConfig
@@ -281,11 +209,13 @@ class Config:
     replay: ReplayConfig
     env: EnvConfig
     training: TrainingConfig
+    health: HealthConfig
+    pruner: PrunerConfig
     logger: LoggerConfig
     restart: RestartConfig | None  # null without +restart=clean
 
 
-@dataclass(frozen=True, config=_FROZEN)
+@dataclass(frozen=True, config=FROZEN)
 class EvaluateConfig:
     """What ``app/evaluate.py`` is asked to do."""
 

@@ -44,6 +44,8 @@ class PolicyHead(nn.Module):
 class QHeads(nn.Module):
     """(features (B, D), action (B, A)) → Q-values (n, B), all heads in batched products.
 
+    Before any update every value is about ``initial_q``.
+
     A layer is Linear → [LayerNorm] → [FiLM] → ReLU → [Dropout], as in DroQ (Hiraoka et al. 2022), residual when
     modulated by FiLM.
     """
@@ -61,6 +63,7 @@ class QHeads(nn.Module):
         norms = [StackedLayerNorm(n, width) if cfg.layer_norm else nn.Identity() for _ in range(depth + 1)]
         self.norms = nn.ModuleList(norms)
         self.out = StackedLinear(n, width, 1)
+        self.out.bias.data += cfg.initial_q
 
     def _activate(self, x: Tensor) -> Tensor:
         return (

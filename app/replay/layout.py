@@ -1,6 +1,8 @@
 """Which arrays the replay keeps, and where each number of a step stands in its row."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +51,17 @@ class RowLayout:
             reward=action.stop,
             width=action.stop + 1,
         )
+
+    def rows_of(self, steps: Sequence[tuple[Any, ...]]) -> np.ndarray:
+        """Return the rows (N, width) float32 of N steps as ``SampleCompressor`` makes them."""
+        rows = np.zeros((len(steps), self.width), np.float32)
+        sensors = np.stack([step[1]["sensors"] for step in steps])
+        rows[:, : len(self.stored_sensors)] = sensors[:, list(self.stored_sensors)]
+        for row, step in zip(rows, steps, strict=True):
+            if step[0] is not None:  # a reset has no action and no reward
+                row[self.action] = step[0]
+                row[self.reward] = step[2]
+        return rows
 
 
 def slack_of(capacity: int) -> int:

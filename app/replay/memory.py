@@ -1,5 +1,6 @@
 """The replay: a ring of rows, sampled into batches that the update takes as they are."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -78,6 +79,7 @@ class ReplayMemory(TorchMemory):
         self._reach = max(self._depth, image_history) - 1
         self._ahead = max(n_step, *self._horizons, 1)
         self.env_steps = 0
+        self._rewards = [math.inf, -math.inf]
         self.rng = np.random.default_rng(seed)
         # Otherwise tmrl would unpickle any data.pkl that lies in the working directory.
         super().__init__(device, nb_steps, memory_size=cfg.capacity, batch_size=cfg.batch_size, dataset_path=os.devnull)
@@ -125,11 +127,19 @@ class ReplayMemory(TorchMemory):
         if not (resets | follows_open).all():
             raise ValueError("the stream of steps has a gap: a step follows neither a reset nor an open step")
         ages = windows.ages_of(resets, int(self._age[newest]) if len(self) else 0)
-        values = {"rows": self._as_rows(steps), "age": np.minimum(ages, MAX_AGE), "ends": ends}
+        values = {"rows": self._layout.rows_of(steps), "age": np.minimum(ages, MAX_AGE), "ends": ends}
         if self._frames is not None:
             values["frames"] = np.stack([step[1]["frame"] for step in steps])
         self._ring.append(values)
         self.env_steps += int(np.count_nonzero(~resets))
+        rewards = values["rows"][~resets, self._layout.reward]
+        low, high = self._rewards
+        self._rewards = [float(rewards.min(initial=low)), float(rewards.max(initial=high))]
+
+    def reward_range(self) -> dict[str, float]:
+        """Return the lowest and the highest reward ever appended; empty if there was none."""
+        low, high = self._rewards
+        return {"reward_min": low, "reward_max": high} if low <= high else {}
 
     def sample(self) -> Batch:
         """Draw a batch, uniformly with replacement from all transitions whose observations can be rebuilt.
@@ -176,6 +186,7 @@ class ReplayMemory(TorchMemory):
         return {
             **self._ring.state(),
             "env_steps": self.env_steps,
+            "rewards": list(self._rewards),
             "rng": self.rng.bit_generator.state,
             "stats": stats,
         }
@@ -200,19 +211,10 @@ class ReplayMemory(TorchMemory):
     def load_counters(self, state: Mapping[str, Any]) -> None:
         """Continue the counters and the random stream alone: the rows of the state were cleared."""
         self.env_steps = state["env_steps"]
+        self._rewards = list(state["rewards"])
         self.rng.bit_generator.state = state["rng"]
         for name in STATS:
             setattr(self, name, state["stats"][name])
-
-    def _as_rows(self, steps: Sequence[tuple[Any, ...]]) -> np.ndarray:
-        rows = np.zeros((len(steps), self._layout.width), np.float32)
-        sensors = np.stack([step[1]["sensors"] for step in steps])
-        rows[:, : len(self._layout.stored_sensors)] = sensors[:, list(self._layout.stored_sensors)]
-        for row, step in zip(rows, steps, strict=True):
-            if step[0] is not None:
-                row[self._layout.action] = step[0]
-                row[self._layout.reward] = step[2]
-        return rows
 
     def _draw(self) -> np.ndarray:
         """Draw the rows of a batch, (B,), 0 the oldest: uniformly, and those that do not fit again."""
@@ -258,20 +260,13 @@ class ReplayMemory(TorchMemory):
             obs=self._observation(stretch[:, : self._depth], images),
             action=self._tensor(action),
             reward=self._tensor(reward),
-            next_obs=self._observation(self._shifted(stretch, steps), next_images),
+            next_obs=self._observation(windows.shifted(stretch, steps, self._depth), next_images),
             terminated=self._tensor(ends[:, 0]),
             truncated=self._tensor(ends[:, 1]),
             discount=self._tensor(discount),
             future_rewards=self._tensor(future_rewards),
             future_mask=self._tensor(future_mask),
         )
-
-    def _shifted(self, stretch: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        """Return the history (B, depth, width) that ends ``steps`` (B,) rows later than that of obs."""
-        if self._n_step == 1:
-            return stretch[:, 1 : self._depth + 1]
-        columns = steps[:, None] + np.arange(self._depth)
-        return np.take_along_axis(stretch, columns[:, :, None], axis=1)
 
     def _observation(self, history: np.ndarray, images: Tensor | None) -> dict[str, Tensor]:
         """Make an observation from its rows (B, depth, width) and images (B, history, H, W), oldest first."""

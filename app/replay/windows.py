@@ -81,6 +81,23 @@ def same_episode(ages: np.ndarray, newer_rows: np.ndarray) -> np.ndarray:
     return np.logical_and.accumulate(inside, axis=1)
 
 
+def shifted(stretch: np.ndarray, steps: np.ndarray, depth: int) -> np.ndarray:
+    """Return the histories that end some rows later.
+
+    Args:
+        stretch: (B, L, width) adjacent rows, of which the first ``depth`` are the histories before.
+        steps: (B,) int64, how many rows later; at most L - depth.
+        depth: Number of rows of a history.
+
+    Returns:
+        (B, depth, width).
+    """
+    if (steps == 1).all():  # a slice, no copy
+        return stretch[:, 1 : depth + 1]
+    columns = steps[:, None] + np.arange(depth)
+    return np.take_along_axis(stretch, columns[:, :, None], axis=1)
+
+
 def discounted_sum(rewards: np.ndarray, alive: np.ndarray, gamma: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sum the rewards of at most n steps.
 

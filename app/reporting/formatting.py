@@ -13,6 +13,11 @@ def make_console() -> Console:
     return Console(highlight=False)
 
 
+def tell(console: Console, text: str, style: str = "") -> None:
+    """Print one line as it is: it may be longer than the console, and brackets in it are no markup."""
+    console.print(text, style=style, markup=False, soft_wrap=True)
+
+
 def duration(seconds: float) -> str:
     """Return seconds as "m:ss" or "h:mm:ss", and "-" for what is not known."""
     if not math.isfinite(seconds):

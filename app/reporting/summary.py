@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -11,13 +10,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from app.files import write_json
 from app.reporting.formatting import duration, number
 from app.reporting.results import Episode, Evaluation, mean_std
 
 # key of the summary -> label and format; where "<key>_std" exists too, it follows the mean
 _ROWS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "stop_reason": ("stopped", str),
+    "objective": ("objective", number),
     "best_epoch": ("best epoch", "{:,}".format),
     "return_test_det": ("return, deterministic", "{:.2f}".format),
     "return_test_stoch": ("return, stochastic", "{:.2f}".format),
@@ -52,11 +51,6 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     console.print(Panel(grid, title=title, title_align="left", border_style="cyan"))
     for name, path in summary["paths"].items():  # outside the frame, so that a path can be copied whole
         console.print(Text.assemble((f"{name:<10} ", "cyan"), str(path)), soft_wrap=True)
-
-
-def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
-    """Write the summary as strict JSON; the file is complete or not there."""
-    write_json(path, summary)
 
 
 def evaluation_table(console: Console, evaluation: Evaluation, title: str) -> None:

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from app.config.schema import Config, RestartConfig
+from app.reporting.formatting import tell
 from app.restart.carry_out import archive, remove
 from app.restart.plan import Plan, plan_folder
 from app.restart.table import table
@@ -31,7 +32,7 @@ def clear_run(config: Config, console: Console) -> tuple[str, ...]:
     targets = config.restart.targets
     carry_out(_plan_run(config), config.restart, console)
     if "checkpoints" in targets and "replay" not in targets:
-        console.print("without its checkpoint the replay is of no use: the new run writes over it", style="yellow")
+        tell(console, "without its checkpoint the replay is of no use: the new run writes over it", "yellow")
     return targets
 
 
@@ -40,7 +41,7 @@ def carry_out(plan: Plan, restart: RestartConfig, console: Console) -> None:
     table(console, plan, restart.mode, dry_run=False)
     receipt = _ACTIONS[restart.mode](plan)
     if receipt.path is not None:
-        console.print(f"{decimal(receipt.bytes)} cleared · receipt {receipt.path}", style="green", soft_wrap=True)
+        tell(console, f"{decimal(receipt.bytes)} cleared · receipt {receipt.path}", "green")
 
 
 def with_tmrl(plan: Plan, restart: RestartConfig) -> Plan:

@@ -5,6 +5,7 @@ from rich.console import Console
 from app.config.schema import RestartConfig
 from app.errors import UserError
 from app.files import write_json
+from app.reporting.formatting import tell
 from app.restart.clear import carry_out, with_tmrl
 from app.restart.plan import Plan, plan_folder
 from app.restart.table import table
@@ -75,7 +76,7 @@ class StudyRestart:
         if self._study is not None:
             words = _WORDS[self.restart.mode][self.restart.dry_run]
             trials = len(self._study.get_trials(deepcopy=False))
-            self.console.print(f"restart {words} the {self.stored} · trials: {trials}", markup=False, soft_wrap=True)
+            tell(self.console, f"restart {words} the {self.stored} · trials: {trials}")
 
     def _clear_storage(self) -> None:
         """Remove the study from a storage that is not ours alone, and leave a receipt of that."""
@@ -87,4 +88,4 @@ class StudyRestart:
         write_json(receipt, record | {"complete": False})
         self.stored.delete(kept)
         write_json(receipt, record | {"complete": True})
-        self.console.print(f"receipt {receipt}", style="green", soft_wrap=True)
+        tell(self.console, f"receipt {receipt}", "green")

@@ -15,8 +15,8 @@ import torch
 from app.errors import UserError
 from app.files import replacing
 
-FORMAT = 1
-PARTS = {"fingerprint", "config", "training", "interface", "rng", "epochs_done", "wall_s"}
+FORMAT = 2
+PARTS = {"fingerprint", "config", "training", "interface", "rng", "epochs_done", "vitals", "wall_s"}
 _LONGEST_HEADER = 1000  # bytes
 
 State = dict[str, Any]
@@ -67,14 +67,9 @@ class Checkpoints:
         torch.save(dict(state), payload)
         data = payload.getbuffer()
         header = {"format": FORMAT, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        with replacing(self.last) as temporary:
-            with temporary.open("wb") as file:
-                file.write(json.dumps(header).encode() + b"\n")
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())  # before the old one moves: at no moment is there none
-            if self.last.exists():
-                os.replace(self.last, self.previous)
+        with replacing(self.last, keep_as=self.previous) as temporary, temporary.open("wb") as file:
+            file.write(json.dumps(header).encode() + b"\n")
+            file.write(data)
 
     def candidates(self) -> list["Candidate"]:
         """Read what is there, newest first, damaged ones included."""

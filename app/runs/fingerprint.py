@@ -3,15 +3,16 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from app.config.schema import Config, SimConfig
+from app.config.schema import Config
 from app.errors import UserError
 
 Flat = dict[str, Any]
 
-_LOSS_ONLY = ("encoder.prediction_weight",)  # belongs to the learning, not to the network
-_EVALUATION_ONLY = ("env.eval_tracks",)
+_LEARNING_ONLY = ("encoder.prediction_weight", "critic.initial_q")  # no matter to networks and data that are there
+_EVALUATION_ONLY = ("env.eval_tracks", "env.return_range")
 _IMAGES_ONLY = ("env.image_size", "env.image_history")
 
 
@@ -33,15 +34,31 @@ def fingerprint(config: Config) -> Flat:
     encoder no ``encoder``.
     """
     sections = ["model", "actor", "critic", "env"]
-    images = isinstance(config.env, SimConfig) and config.env.images
+    images = config.env.images
     if images and config.model.name != "mlp":
         sections += ["norm", "backbone"]
     if config.model.contextual:
         sections.append("encoder")
     flat = flatten({section: asdict(getattr(config, section)) for section in sections})
     flat["log_std_min"] = flat.pop("actor.log_std_min")  # as it is spelt on the command line
-    left_out = _LOSS_ONLY + _EVALUATION_ONLY + (() if images else _IMAGES_ONLY)
+    left_out = _LEARNING_ONLY + _EVALUATION_ONLY + (() if images else _IMAGES_ONLY)
     return {key: value for key, value in sorted(flat.items()) if key not in left_out}
+
+
+def read_fingerprint(path: Path, ways_out: str) -> Flat:
+    """Read the fingerprint that a run or study left in a file.
+
+    Args:
+        path: the file.
+        ways_out: what to do if it is damaged.
+
+    Raises:
+        UserError: it cannot be read, or is no JSON.
+    """
+    try:
+        return flatten(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: is damaged: {str(error).splitlines()[0]}. {ways_out}") from None
 
 
 def differences(theirs: Mapping[str, Any], yours: Mapping[str, Any]) -> list[str]:

@@ -5,11 +5,9 @@ import json
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -18,7 +16,9 @@ from app.config.schema import Config
 from app.errors import UserError
 from app.files import make_folder, replacing, strict_json, sync_folder, write_json
 from app.runs.checkpoint import Checkpoints
-from app.runs.fingerprint import Flat, fingerprint, flatten, refuse_other
+from app.runs.claim import claim
+from app.runs.config_file import write_config
+from app.runs.fingerprint import Flat, fingerprint, read_fingerprint, refuse_other
 from app.runs.history import unused_time
 from app.runs.lock import Lock
 from app.runs.manifest import Manifest
@@ -55,6 +55,7 @@ class RunFolder:
         self.best_actor, self.best_model, self.best_result = (
             path / "best" / name for name in ("actor.safetensors", "model.safetensors", "result.json")
         )
+        self.log, self.error = path / "log.txt", path / "error.txt"  # of a trial: what a single run shows
         self._lock = Lock(path, "run")
 
     @classmethod
@@ -65,19 +66,7 @@ class RunFolder:
             UserError: it cannot be made, belongs to a running process, or was not made by this program.
         """
         folder = cls(Path(config.runs_dir) / config.run_name)
-        try:
-            make_folder(folder.path)
-        except OSError as error:
-            raise UserError(
-                f"runs_dir = {config.runs_dir}: no run folder can be made there ({error.strerror}). "
-                "Name a folder that can be written, such as runs_dir=runs."
-            ) from None
-        folder._lock.acquire()
-        try:
-            folder._refuse_foreign()
-        except UserError:
-            folder.close()
-            raise
+        claim(folder._lock, "run_name")
         return folder
 
     def close(self) -> None:
@@ -110,11 +99,12 @@ class RunFolder:
         stays = self.checkpoints.exist() and "checkpoints" not in cleared
         stays |= self.best_actor.is_file() and "weights" not in cleared
         if stays and self.fingerprint.is_file():
-            refuse_other(str(self.path), _read_json(self.fingerprint), fingerprint(config), _WAYS_OUT)
+            theirs = read_fingerprint(self.fingerprint, _WAYS_OUT)
+            refuse_other(str(self.path), theirs, fingerprint(config), _WAYS_OUT)
         stays = any(path.exists() for path in replay_files) and "replay" not in cleared
         if stays and self.replay_fingerprint.is_file():
-            theirs, mine = _read_json(self.replay_fingerprint), _replay_fingerprint(config)
-            refuse_other(str(self.replay), theirs, mine, _REPLAY_WAYS_OUT)
+            theirs = read_fingerprint(self.replay_fingerprint, _WAYS_OUT)
+            refuse_other(str(self.replay), theirs, _replay_fingerprint(config), _REPLAY_WAYS_OUT)
 
     def list_files(self, replay_files: Sequence[Path]) -> None:
         """Note in the manifest what the run is about to create."""
@@ -127,9 +117,7 @@ class RunFolder:
         """Write down what the run is made under, once it is sure that it begins."""
         write_json(self.fingerprint, fingerprint(config))
         write_json(self.replay_fingerprint, _replay_fingerprint(config))
-        with replacing(self.config) as temporary:
-            plain = _plain(asdict(replace(config, restart=None)))
-            temporary.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+        write_config(self.config, config)
 
     @contextlib.contextmanager
     def in_words(self) -> Iterator[None]:
@@ -198,18 +186,6 @@ class RunFolder:
         """Return the fingerprint under which the best policy was made."""
         return _metadata(self.best_actor, "fingerprint")
 
-    def _holds_state(self) -> bool:
-        return self.checkpoints.exist() or self.best_actor.is_file()
-
-    def _refuse_foreign(self) -> None:
-        """Raise if the folder holds files that no run of this version made."""
-        others = [entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")]
-        if others and not (self.path / "manifest.json").is_file():
-            raise UserError(
-                f"{self.path}: holds {others[0]} and no manifest.json: this program did not make it, or an "
-                "older version did. Choose another run_name, or move the folder away."
-            )
-
 
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file.
@@ -238,17 +214,3 @@ def _metadata(path: Path, key: str) -> dict[str, Any]:
 def _replay_fingerprint(config: Config) -> Flat:
     """The run's, and the size of the ring: it decides where a row stands."""
     return {**fingerprint(config), "replay.capacity": config.replay.capacity}
-
-
-def _read_json(path: Path) -> Flat:
-    try:
-        return flatten(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: is damaged: {str(error).splitlines()[0]}. {_WAYS_OUT}") from None
-
-
-def _plain(value: Any) -> Any:
-    """Tuples become lists: YAML without Python tags."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -31,18 +31,22 @@ class Lock:
 
     Args:
         folder: what is owned; made when missing.
-        what: its name in messages, "run" or "study".
+        what: its name in messages: "run", "study" or "launch".
+        wait_s: seconds to wait for the owner to give it up.
+
+    Attributes:
+        folder: what is owned.
     """
 
     FILES = (".lock", ".owner.json")
 
-    def __init__(self, folder: Path, what: str):
-        self._folder, self._what = folder, what
+    def __init__(self, folder: Path, what: str, wait_s: float = 0.0):
+        self.folder, self._what = folder, what
         lock, self._owner = (folder / name for name in self.FILES)
-        self._lock = FileLock(lock, timeout=0, thread_local=False)  # any thread may release it
+        self._lock = FileLock(lock, timeout=wait_s, thread_local=False)  # any thread may release it
 
     def acquire(self) -> None:
-        """Take the lock, without waiting; holding it already is fine.
+        """Take the lock; holding it already is fine.
 
         Raises:
             UserError: another process, or another lock of this one, has it; or the folder cannot be written.
@@ -50,7 +54,7 @@ class Lock:
         if self._lock.is_locked:
             return
         try:
-            make_folder(self._folder)
+            make_folder(self.folder)
             self._lock.acquire()
             owner = _Owner(os.getpid(), platform.node(), datetime.now().astimezone().isoformat(" ", "seconds"))
             write_json(self._owner, asdict(owner))
@@ -59,8 +63,8 @@ class Lock:
         except OSError as error:
             self._lock.release(force=True)
             raise UserError(
-                f"{self._folder}: the {self._what} cannot be locked ({error.strerror or error}). "
-                "Make the folder writable, or name another place."
+                f"{self.folder}: the folder of the {self._what} cannot be made or locked ({error.strerror or error}). "
+                "Make it writable, or name another place with runs_dir or sweeps_dir."
             ) from None
         except BaseException:
             self._lock.release(force=True)
@@ -93,7 +97,7 @@ class Lock:
             owner = self._read_owner()
         by = "another process" if owner is None else f"process {owner.pid} on {owner.host} since {owner.since}"
         return (
-            f"{self._folder}: the {self._what} is in use by {by}. "
+            f"{self.folder}: the {self._what} is in use by {by}. "
             "Wait until that ends, stop it with Ctrl-C, or start under another name."
         )
 
@@ -106,3 +110,22 @@ class Lock:
         if type(owner.pid) is not int or (owner.host == platform.node() and not alive(owner.pid)):
             return None
         return owner
+
+
+def in_use(folder: Path) -> bool:
+    """Return whether somebody holds the lock of a folder at this moment."""
+    return not wait_until_free(folder, 0.0)
+
+
+def wait_until_free(folder: Path, seconds: float) -> bool:
+    """Wait for the owner of a folder, if there is one, to give it up; returns whether nobody holds it now."""
+    path = folder / Lock.FILES[0]
+    if not path.is_file():
+        return True
+    lock = FileLock(path, timeout=seconds, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return False
+    lock.release(force=True)
+    return True

@@ -15,10 +15,10 @@ from app.runs.lock import Lock
 
 KINDS = ("study", "replay", "checkpoints", "weights")
 
-_NAME = "manifest.json"
+NAME = "manifest.json"
 _FORMAT = 1
 # First parts of paths that are never listed: they guard a folder, or tell its story.
-_KEPT = frozenset({_NAME, *Lock.FILES, "config.yaml", "starts.jsonl", "metrics.jsonl", "history", "archive"})
+_KEPT = frozenset({NAME, *Lock.FILES, "config.yaml", "starts.jsonl", "metrics.jsonl", "history", "archive"})
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Manifest:
         Raises:
             UserError: the file is damaged, or lists what this program never would.
         """
-        path = root / _NAME
+        path = root / NAME
         try:
             if not stat.S_ISREG(os.lstat(path).st_mode):
                 raise ValueError("it is not a regular file")
@@ -98,10 +98,10 @@ class Manifest:
             return
         files = {kind: sorted(path for path in kinds if kinds[path] == kind) for kind in KINDS}
         try:
-            write_json(self._root / _NAME, {"format": _FORMAT, "files": files})
+            write_json(self._root / NAME, {"format": _FORMAT, "files": files})
         except OSError as error:
             raise UserError(
-                f"{self._root / _NAME}: cannot be written ({error.strerror}). "
+                f"{self._root / NAME}: cannot be written ({error.strerror}). "
                 "Free some space or make the folder writable, and start again."
             ) from None
         self._kinds = dict(kinds)

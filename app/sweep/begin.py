@@ -1,6 +1,5 @@
-"""How a sweep begins: alone in its study folder, cleared if asked for, with a study of the same fingerprint."""
+"""How a launch of a sweep begins: one at a time, cleared if asked for, with a study of the same fingerprint."""
 
-from collections.abc import Collection
 from enum import Enum
 from pathlib import Path
 
@@ -9,72 +8,73 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, read_write
 from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+from rich.filesize import decimal
 
 from app.config.describe import allowed
+from app.config.job import jobs_at_once
 from app.config.load import validate
-from app.config.schema import Config, Name
+from app.config.schema import Config, StudyName
+from app.envs.factory import make_spec
 from app.errors import UserError
-from app.reporting.formatting import make_console
+from app.replay.forecast import HEADROOM, forecast
+from app.reporting.formatting import make_console, tell
 from app.restart.study import StudyRestart
-from app.runs.fingerprint import Flat, fingerprint
+from app.sweep.fingerprint import study_fingerprint
 from app.sweep.folder import StudyFolder
+from app.sweep.launch import Launch
 from app.sweep.storage import Stored
+from app.sweep.sweep import Sweep
+
+_PROCESS_BYTES = 900 * 2**20  # of a job beside its replay: interpreter, libraries, networks, a batch
 
 
-def begin_sweep(cfg: DictConfig) -> StudyFolder:
-    """Take the study folder that a sweep asks for, and make the study ready for the sweeper.
+def begin_sweep(cfg: DictConfig) -> Sweep:
+    """Take the place in a study that a launch asks for, and make the study ready for the sweeper.
 
     Args:
         cfg: the whole configuration, with the node ``hydra``, before anything is searched.
 
     Returns:
-        The folder, owned by this process.
+        The sweep, until whose ``end`` this process is one of the study's launches.
 
     Raises:
         UserError: the sweep cannot begin, in words.
-        SystemExit: with code 0, after a dry run of a restart.
+        SystemExit: with code 0, after a dry run of a restart, or if the study is complete.
     """
     sweeper, console = cfg.hydra.sweeper, make_console()
     config = validate(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Config)
-    folder = StudyFolder(Path(config.sweeps_dir), _study_name(sweeper.study_name))
+    folder = StudyFolder(Path(config.sweeps_dir), _study_name(cfg))
     _check_place(cfg, folder)
     stored, directions = _stored(sweeper.storage, folder), _directions(sweeper)
-    mine = study_fingerprint(config, searched(cfg.hydra)) | {"hydra.sweeper.direction": directions}
-    elsewhere = None if stored is None or folder.holds(stored.file) else stored
+    elsewhere = None if folder.holds(stored.file) else stored
     if config.restart is not None and config.restart.dry_run:
         StudyRestart(folder, elsewhere, config.restart, console).show()
         raise SystemExit(0)
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would tell that it made what it is given
+    mine = study_fingerprint(config, searched(cfg.hydra), directions)
     folder.open()
     try:
         if config.restart is not None:
+            folder.refuse_living()
             StudyRestart(folder, elsewhere, config.restart, console).carry_out()
-        if stored is not None:
-            stored.refuse_other(mine)
-        folder.settle(mine)
-        trials = 0 if stored is None else stored.make(mine, directions)
-        # The lock of the folder says that nobody else uses the file in it; of a storage elsewhere, nothing is known.
-        stopped = stored.take_up_stopped() if stored is not None and elsewhere is None else 0
-    except BaseException:
+        stored.refuse_other(mine)
+        folder.settle(mine, config)
+        stored.make(mine, directions)
+        sweep = Sweep(folder, stored, console)
+        left = sweep.take_stock(sweeper.n_trials)
+        if left:
+            at_once = min(left, _jobs_at_once(cfg, config, console))
+            launch = Launch(folder.launches, sweeper.n_trials, at_once, left)
+            _tell_hydra(cfg, folder, launch, left, at_once)
+            sweep.begin(launch)
+    finally:
         folder.close()
-        raise
-    console.print(f"study {folder.path} · trials so far: {trials}", style="green", markup=False, soft_wrap=True)
-    if stopped:
-        console.print(f"trials that were stopped and go on first: {stopped}", style="green")
-    _tell_jobs(cfg, folder)
-    return folder
-
-
-def study_fingerprint(config: Config, free: Collection[str]) -> Flat:
-    """Return what makes the trials of a study comparable and safe to go on with.
-
-    Args:
-        config: before anything is searched.
-        free: the keys and groups that are searched: their values belong to the trials.
-    """
-    flat = {"objective": config.objective, **fingerprint(config)}
-    return {key: value for key, value in flat.items() if not any(f"{key}.".startswith(f"{part}.") for part in free)}
+    if not left:
+        sweep.report()
+        raise SystemExit(0)
+    return sweep
 
 
 def searched(hydra: DictConfig) -> set[str]:
@@ -85,15 +85,17 @@ def searched(hydra: DictConfig) -> set[str]:
     return {key for key, swept in last.items() if swept}
 
 
-def _study_name(name: str | None) -> str:
+def _study_name(cfg: DictConfig) -> str:
+    """The name, which is also that of a folder, and of a config group: ``+<study>=best`` trains with what was found."""
+    name = cfg.hydra.sweeper.study_name
     try:
-        return TypeAdapter(Name).validate_python(name)
+        TypeAdapter(StudyName).validate_python(name)
     except ValidationError:
         shown = "null" if name is None else name
-        raise UserError(
-            f"hydra.sweeper.study_name = {shown}: names a folder below sweeps_dir, so it must have "
-            f"{allowed(Name)}, beginning with a letter or a digit."
-        ) from None
+        raise UserError(f"hydra.sweeper.study_name = {shown}: must have {allowed(StudyName)}.") from None
+    if name in cfg:
+        raise UserError(f"hydra.sweeper.study_name = {name}: is a section of the configuration. Choose another name.")
+    return name
 
 
 def _check_place(cfg: DictConfig, folder: StudyFolder) -> None:
@@ -104,14 +106,12 @@ def _check_place(cfg: DictConfig, folder: StudyFolder) -> None:
         )
 
 
-def _stored(url: object, folder: StudyFolder) -> Stored | None:
-    """Return the study in its storage; None for a storage in memory, which nothing outlives."""
-    if url is None:
-        return None
+def _stored(url: object, folder: StudyFolder) -> Stored:
     if not isinstance(url, str):
+        shown = "null" if url is None else url
         raise UserError(
-            f"hydra.sweeper.storage = {url}: must be the address of a storage, such as "
-            f"sqlite:///{folder.database}, or null for none."
+            f"hydra.sweeper.storage = {shown}: must be the address of a storage, such as sqlite:///{folder.database}: "
+            "without one nothing outlives the sweep. Leave it out for the study's own file."
         )
     stored = Stored(url, folder.path.name)
     if url.endswith(f"{folder.path}/{folder.database.name}") and not folder.holds(stored.file):
@@ -130,8 +130,40 @@ def _directions(sweeper: DictConfig) -> list[str]:
     return names
 
 
-def _tell_jobs(cfg: DictConfig, folder: StudyFolder) -> None:
-    """Hand the folder to the jobs: composed anew, the name of the study could depend on what is searched."""
-    overrides, path = cfg.hydra.overrides.hydra, QuotedString(str(folder.path), Quote.single).with_quotes()
-    with read_write(overrides):
-        overrides.append(f"hydra.sweep.dir={path}")
+def _jobs_at_once(cfg: DictConfig, config: Config, console: Console) -> int:
+    """Return how many trials are asked for at once: as many as the launcher runs, and no more than memory allows."""
+    if OmegaConf.select(cfg.hydra.launcher, "n_jobs") is None:
+        return max(1, cfg.hydra.sweeper.n_jobs)  # one after the other, or on other machines
+    wanted = jobs_at_once(cfg.hydra.launcher)
+    needed = forecast(make_spec(config.env), config.replay.capacity)
+    each = needed.total_bytes + _PROCESS_BYTES
+    fitting = max(1, int(needed.available_bytes * HEADROOM) // each)
+    if fitting < wanted:
+        tell(
+            console,
+            f"{fitting} jobs at once in place of {wanted}: each may need {decimal(each)}, and "
+            f"{decimal(needed.available_bytes)} are free. A smaller replay.capacity lets more of them in.",
+            "yellow",
+        )
+    return min(wanted, fitting)
+
+
+def _tell_hydra(cfg: DictConfig, folder: StudyFolder, launch: Launch, left: int, at_once: int) -> None:
+    """Tell the sweeper how much is left, and the jobs whose they are.
+
+    A job is composed anew, where the name of the study could depend on what is searched, and Hydra refuses one whose
+    sweeper or launcher is not the launch's.
+    """
+    hydra = cfg.hydra
+    known = {"hydra.sweeper.n_trials": left, "hydra.sweeper.n_jobs": at_once}
+    if OmegaConf.select(hydra.launcher, "n_jobs") is not None:
+        known["hydra.launcher.n_jobs"] = at_once
+    with read_write(hydra), read_write(hydra.sweeper), read_write(hydra.launcher), read_write(hydra.overrides.hydra):
+        for key, value in known.items():
+            OmegaConf.update(cfg, key, value)
+        told = known | {"hydra.sweep.dir": str(folder.path), "hydra.callbacks.study.launch": launch.id}
+        hydra.overrides.hydra.extend([f"{key}={_quoted(value)}" for key, value in told.items()])
+
+
+def _quoted(value: str | int) -> str:
+    return QuotedString(value, Quote.single).with_quotes() if isinstance(value, str) else str(value)

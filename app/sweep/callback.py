@@ -12,25 +12,34 @@ from omegaconf.errors import OmegaConfBaseException
 from app.errors import UserError
 
 if TYPE_CHECKING:
-    from app.sweep.folder import StudyFolder
+    from app.sweep.sweep import Sweep
 
-# What the sweeper raises a ValueError in, and what that means.
+# What the sweeper and its launchers raise, in which function, and what that means.
 _WORDS = {
-    "best_trial": "no trial of the study has finished; the reasons are above.",  # the sweeper ends with the best one
-    "_configure_trials": (
+    ("ValueError", "best_trial"): "no trial of the study has finished; the reasons are above.",  # it ends with the best
+    ("ValueError", "_configure_trials"): (
         "the study cannot go on with this search space: {} Set hydra.sweeper.params as it was, "
         "add +restart=clean, or choose another hydra.sweeper.study_name."
     ),
+    ("TerminatedWorkerError", "launch"): (
+        "the process of a job was killed, perhaps because memory ran out, and the trials beside it were stopped. The "
+        "same command goes on with them; hydra.launcher.n_jobs=1 or a smaller replay.capacity needs less."
+    ),
 }
+_ENOUGH = "Enough"  # of app.sweep.launch: other launches of the study do the rest
 
 
 class StudyCallback(Callback):
-    """Owns the study folder while a sweep runs.
+    """Begins and ends a launch of a sweep.
 
     Hydra turns an exception of a callback into a warning and goes on; only SystemExit ends the program.
+
+    Args:
+        launch: which launch a job belongs to; the launch itself tells its jobs.
     """
 
-    _folder: "StudyFolder | None" = None
+    def __init__(self, launch: str | None = None):
+        self._sweep: Sweep | None = None
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a search without ``-m``, which Hydra would ignore."""
@@ -41,7 +50,7 @@ class StudyCallback(Callback):
         from app.sweep.begin import begin_sweep
 
         try:
-            self._folder = begin_sweep(config)
+            self._sweep = begin_sweep(config)
         except (UserError, CompactHydraException, OmegaConfBaseException) as error:
             raise SystemExit(str(error)) from None
         except Exception:
@@ -49,18 +58,24 @@ class StudyCallback(Callback):
             raise SystemExit(1) from None
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Give the study folder up."""
-        if self._folder is None:
+        """Free what was stopped, and write the results."""
+        if self._sweep is None:
             return
-        self._folder.close()
-        error, left = sys.exc_info()[1], _left_functions()
-        for function, words in _WORDS.items():
-            if isinstance(error, ValueError) and function in left:
-                raise SystemExit(f"{self._folder.path}: {words.format(error)}")
+        error, left, sweep = sys.exc_info()[1], _left_functions(), self._sweep
+        try:
+            sweep.end()
+        except (UserError, OSError) as trouble:
+            print(f"the results cannot be written: {trouble}", file=sys.stderr)
+        kind = type(error).__name__
+        if kind == _ENOUGH:
+            raise SystemExit(0)
+        for (known, function), words in _WORDS.items():
+            if kind == known and function in left:
+                raise SystemExit(f"{sweep.folder.path}: {words.format(error)}")
 
     def __getstate__(self) -> dict[str, Any]:
-        """A job in another process gets no lock along."""
-        return {}
+        """A job in another process is no launch."""
+        return {"_sweep": None}
 
 
 def _left_functions() -> set[str]:

@@ -1,17 +1,19 @@
 """The study in its Optuna storage. Optuna takes most of a second to import: import this only when it is needed."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import optuna
 from optuna.exceptions import OptunaError
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from app.errors import UserError
-from app.runs.fingerprint import Flat, refuse_other
-from app.sweep.folder import WAYS_OUT
+from app.runs.fingerprint import Flat
+from app.sweep.attributes import FOLDER, LAUNCH
+from app.sweep.fingerprint import refuse_other_study
 
 _ATTRIBUTE = "trackmania_droq.fingerprint"  # of the study: who made it, under which settings
 
@@ -34,6 +36,13 @@ class Stored:
         if self._url.password is not None:
             self.shown_url = self._url.render_as_string(hide_password=True)
 
+    @property
+    def absolute_url(self) -> str:
+        """The URL from anywhere on this machine; a password is not shown."""
+        if self.file is None:
+            return self.shown_url
+        return f"sqlite:///{self.file.absolute()}"
+
     def __str__(self) -> str:
         """Return the study and its place; a password is not shown."""
         return f"study {self.name} in {self.shown_url}"
@@ -51,7 +60,7 @@ class Stored:
             return None
         with self._in_words():
             try:
-                return optuna.load_study(study_name=self.name, storage=self._text)
+                return optuna.load_study(study_name=self.name, storage=self._open())
             except KeyError:
                 return None
 
@@ -72,39 +81,56 @@ class Stored:
         if not self.is_ours(study):
             raise UserError(f"{self}: was not made by this program. Choose another hydra.sweeper.study_name.")
         with self._in_words():
-            refuse_other(str(self), study.user_attrs.get(_ATTRIBUTE, mine), mine, WAYS_OUT)
+            refuse_other_study(str(self), study.user_attrs.get(_ATTRIBUTE, mine), mine)
 
-    def make(self, mine: Flat, directions: Sequence[str]) -> int:
-        """Make the study, or take the one that is there, and sign it; returns the number of its trials.
+    def make(self, mine: Flat, directions: Sequence[str]) -> None:
+        """Make the study, or take the one that is there, and sign it.
 
         Raises:
             UserError: the storage cannot be used.
         """
         with self._in_words():
             study = optuna.create_study(
-                study_name=self.name, storage=self._text, directions=directions, load_if_exists=True
+                study_name=self.name, storage=self._open(), directions=directions, load_if_exists=True
             )
             study.set_user_attr(_ATTRIBUTE, mine)
-            return len(study.get_trials(deepcopy=False))
 
-    def take_up_stopped(self) -> int:
-        """Mark the trials that a stopped launch left running as failed, and have their parameters tried again next.
+    def count(self, *states: TrialState) -> int:
+        """Return the number of trials in these states; 0 where there is no study."""
+        study = self.find()
+        with self._in_words():
+            return len(study.get_trials(deepcopy=False, states=states)) if study is not None else 0
 
-        The same parameters lead to the same run folder, so the trial goes on from its checkpoint. Only for a storage
-        that no other launch uses at this moment.
+    def launches(self) -> set[str]:
+        """Return the launches that trials which the study calls running belong to."""
+        study = self.find()
+        with self._in_words():
+            running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if study is not None else []
+        return {trial.user_attrs[LAUNCH] for trial in running if LAUNCH in trial.user_attrs}
+
+    def take_up(self, was_stopped: Callable[[FrozenTrial], bool]) -> list[int]:
+        """Mark trials that nobody runs any more as failed, and have their parameters tried again next.
+
+        A trial that goes on keeps its run folder, and so its checkpoint.
+
+        Args:
+            was_stopped: tells of a trial that the study calls running whether it is one of them.
 
         Returns:
-            Their number.
+            Their numbers.
         """
         study = self.find()
         if study is None:
-            return 0
+            return []
         with self._in_words():
-            left = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
-            for trial in left:
-                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-                study.enqueue_trial(trial.params)
-        return len(left)
+            running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            stopped = [trial for trial in running if was_stopped(trial)]
+            for trial in stopped:
+                study.tell(trial.number, state=TrialState.FAIL)
+                if trial.params:
+                    folder = {FOLDER: trial.user_attrs[FOLDER]} if FOLDER in trial.user_attrs else {}
+                    study.enqueue_trial(trial.params, user_attrs=folder)
+        return [trial.number for trial in stopped]
 
     def delete(self, copy_as: str | None) -> None:
         """Remove the study; the rest of the storage stays as it is.
@@ -121,6 +147,13 @@ class Stored:
                     to_study_name=copy_as,
                 )
             optuna.delete_study(study_name=self.name, storage=self._text)
+
+    def _open(self) -> optuna.storages.RDBStorage:
+        """Connect. Optuna makes its tables in three steps, and another machine may be ahead by a moment in each."""
+        for _ in range(3):
+            with contextlib.suppress(IntegrityError, ProgrammingError):
+                return optuna.storages.RDBStorage(self._text)
+        return optuna.storages.RDBStorage(self._text)
 
     @contextlib.contextmanager
     def _in_words(self) -> Iterator[None]:

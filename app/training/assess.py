@@ -4,21 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import yaml
-from omegaconf import OmegaConf
 
-from app.config.load import load
-from app.config.schema import Config, EnvConfig, EvaluateConfig, SimConfig
+from app.config.schema import Config, EnvConfig, EvaluateConfig
 from app.envs.factory import make_spec
 from app.errors import UserError
-from app.files import replacing, strict_json
+from app.files import write_json
 from app.models.actor import DrivingActor
-from app.reporting.formatting import make_console
+from app.reporting.formatting import make_console, tell
 from app.reporting.results import Episode, Evaluation
 from app.reporting.summary import evaluation_table
 from app.reporting.video import write_video
+from app.runs.config_file import read_config
 from app.runs.folder import RunFolder
-from app.training.evaluation import Evaluator, Start, eval_tracks, make_starts, record
+from app.training.evaluation import Evaluator, Start, make_starts, record
 from app.training.setup import prepare
 
 
@@ -38,8 +36,8 @@ def assess(cfg: EvaluateConfig) -> float:
     spec = make_spec(config.env)
     actor = DrivingActor(spec.space(), spec.action_space(), config, spec, device)
     folder.load_best(actor)
-    starts = make_starts(config.env, tracks, cfg.episodes, 0.5)
-    stochastic = make_starts(config.env, tracks, cfg.episodes_stochastic, 0.5)
+    starts = make_starts(tracks, cfg.episodes, 0.5)
+    stochastic = make_starts(tracks, cfg.episodes_stochastic, 0.5)
     evaluator = Evaluator(config.env, cfg.seed, on_step=lambda: None)
     evaluation = evaluator.evaluate(actor, starts, stochastic)
     evaluator.close()
@@ -47,13 +45,12 @@ def assess(cfg: EvaluateConfig) -> float:
     console, name = make_console(), folder.path.name
     evaluation_table(console, evaluation, f"best policy of {name}")
     path = folder.path / "evaluation.json"
-    with replacing(path) as temporary:
-        temporary.write_text(strict_json(_result(name, tracks, evaluation), indent=2) + "\n", encoding="utf-8")
-    console.print(f"result  {path}", soft_wrap=True)
+    write_json(path, _result(name, tracks, evaluation))
+    tell(console, f"result  {path}")
     if cfg.video:
         video = folder.path / "videos" / "evaluation.mp4"
         if filmed := film_best(actor, config.env, starts, evaluation.deterministic, cfg.seed, cfg.video_size, video):
-            console.print(f"video   {video} ({filmed})", soft_wrap=True)
+            tell(console, f"video   {video} ({filmed})")
     return evaluation.metrics()["return_test_det"]
 
 
@@ -76,7 +73,7 @@ def film_best(
     frames, episode = record(actor, env, starts[best], seed, size)
     if not frames:
         return ""
-    write_video(path, frames, max(1, round(1 / env.step_s)) if isinstance(env, SimConfig) else 30)
+    write_video(path, frames, env.video_fps)
     return f"{episode.outcome}, return {episode.ret:.1f}"
 
 
@@ -84,16 +81,13 @@ def _config_of(folder: RunFolder) -> Config:
     for path, what in ((folder.config, "no run"), (folder.best_actor, "a run without a best policy yet")):
         if not path.is_file():
             raise UserError(f"run = {folder.path}: holds {what} ({path} is missing). Name a folder below runs/.")
-    try:
-        return load(OmegaConf.load(folder.config))
-    except yaml.YAMLError as error:
-        raise UserError(f"{folder.config}: is damaged: {str(error).splitlines()[0]}") from None
+    return read_config(folder.config)
 
 
 def _tracks(cfg: EvaluateConfig, config: Config) -> tuple[int, ...]:
-    if cfg.tracks is not None and not isinstance(config.env, SimConfig):
+    if cfg.tracks is not None and not config.env.eval_tracks:
         raise UserError(f"tracks = {list(cfg.tracks)}: env={config.env.name} has no tracks. Leave tracks out.")
-    return eval_tracks(config.env) if cfg.tracks is None else cfg.tracks
+    return config.env.eval_tracks if cfg.tracks is None else cfg.tracks
 
 
 def _result(name: str, tracks: Sequence[int], evaluation: Evaluation) -> dict:

@@ -10,6 +10,7 @@ from torch import Tensor
 from app.config.schema import Config
 from app.errors import UserError
 from app.replay.memory import ReplayMemory
+from app.reporting.formatting import tell
 from app.runs.checkpoint import Candidate, State
 from app.runs.fingerprint import changes, fingerprint, flatten, refuse_other
 from app.runs.folder import RunFolder, load_weights
@@ -128,11 +129,6 @@ def note_start(folder: RunFolder, updates: int, changed: Sequence[str], console:
         folder.note_start(updates, changed)
     except OSError as error:
         tell(console, f"{folder.starts}: cannot be written, training goes on ({error.strerror})", "yellow")
-
-
-def tell(console: Console, text: str, style: str) -> None:
-    """Print one line that may be longer than the console."""
-    console.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def _from_weights(config: Config, other: RunFolder) -> Source:

@@ -11,14 +11,48 @@ from app.config.schema import Config
 from app.files import write_json
 from app.models.actor import DrivingActor
 from app.reporting.curves import plot_curves
+from app.reporting.formatting import tell
 from app.reporting.results import Evaluation
 from app.reporting.summary import print_summary
 from app.runs.folder import RunFolder
 from app.training.assess import film_best
+from app.training.beginning import Source
 from app.training.evaluation import Evaluator, starts_of
 from app.training.stop import Stopped
 
 REPORT = 0.5  # offset of the starts that judge the best policy: not those that chose it
+
+
+def finished_before(config: Config, folder: RunFolder, source: Source, console: Console) -> float | None:
+    """Show the summary again if an earlier start has ended the run.
+
+    Args:
+        config: of this start.
+        folder: of the run.
+        source: what it would begin from.
+        console: where to print.
+
+    Returns:
+        The objective of the run; None if there is something to do: epochs, a restart, or a summary to be made.
+    """
+    newest = source.candidates[0].state if source.candidates else None
+    if config.restart or newest is None or newest["epochs_done"] < config.training.epochs:
+        return None
+    try:
+        summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+        if summary["stop_reason"] != "finished" or summary["updates"] != newest["training"]["updates"]:
+            return None
+        objective = _number(summary["objective"])
+        print_summary(console, summary)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # there is none, or not a whole one
+        return None
+    tell(
+        console,
+        f"{folder.path} had finished before. To go on with it, raise training.epochs; to begin anew, add "
+        "+restart=clean or choose another run_name.",
+        "green",
+    )
+    return objective
 
 
 class Conclusion:
@@ -36,24 +70,7 @@ class Conclusion:
         self.config, self.folder, self.console = config, folder, console
         self.evaluator, self.actor = evaluator, actor
 
-    def finished_before(self, updates: int) -> float | None:
-        """Show the summary again if an earlier start ended the run after as many updates; returns its objective."""
-        try:
-            summary = json.loads(self.folder.summary.read_text(encoding="utf-8"))
-            if summary["stop_reason"] != "finished" or summary["updates"] != updates:
-                return None
-            objective = _number(summary["objective"])
-            print_summary(self.console, summary)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # there is none, or not a whole one
-            return None
-        self.console.print(
-            f"{self.folder.path} had finished before. To go on with it, raise training.epochs; to begin anew, add "
-            "+restart=clean or choose another run_name.",
-            style="green", markup=False, soft_wrap=True,
-        )  # fmt: skip
-        return objective
-
-    def sum_up(self, reason: str, counters: Mapping[str, float], best: Mapping[str, Any]) -> float:
+    def sum_up(self, reason: str, counters: Mapping[str, float], best: Mapping[str, Any], objective: float) -> None:
         """Judge the best policy on fresh starts, draw, film, and write the summary.
 
         Ctrl-C cuts this short, and SIGTERM leaves no time for it; the summary is written in any case.
@@ -62,9 +79,7 @@ class Conclusion:
             reason: why the run stopped.
             counters: what it has done.
             best: what its best policy reached, empty without one.
-
-        Returns:
-            The objective, NaN without a policy.
+            objective: what it counts with, or NaN.
         """
         summary: dict[str, Any] = {"run_name": self.folder.path.name, "stop_reason": reason}
         summary |= {**counters, "selection": best}
@@ -77,16 +92,14 @@ class Conclusion:
         except (KeyboardInterrupt, Stopped) as stop:
             self.console.print("skipped")
             summary["stop_reason"] = stop.reason if isinstance(stop, Stopped) else "interrupted"
-        objective = summary[self.config.objective] if self.config.objective in summary else math.nan
-        summary |= {"paths": paths, "objective": objective}
+        summary |= {"paths": paths, "objective": objective, "objective_name": self.config.objective}
         try:
             write_json(folder.summary, summary)
         except OSError as error:  # the result can still be read below
-            self._warn(f"{folder.summary}: cannot be written ({error.strerror})")
+            tell(self.console, f"{folder.summary}: cannot be written ({error.strerror})", "yellow")
         print_summary(self.console, summary)
         if summary["stop_reason"] in ("interrupted", "terminated"):
-            self.console.print(f"{same_command(self.config).capitalize()} goes on from here.", style="green")
-        return objective
+            tell(self.console, f"{same_command(self.config).capitalize()} goes on from here.", "green")
 
     def _judge(self, paths: dict[str, Any]) -> dict[str, Any]:
         """Evaluate the best policy on starts that did not choose it, and draw; adds to ``paths``."""
@@ -96,7 +109,7 @@ class Conclusion:
         try:
             paths |= self._pictures(evaluation)
         except Exception as error:  # a codec, a display or space that is missing must not cost the result
-            self._warn(f"no pictures: {error}")
+            tell(self.console, f"no pictures: {error}", "yellow")
         return evaluation.metrics()
 
     def _pictures(self, evaluation: Evaluation) -> dict[str, Any]:
@@ -109,9 +122,6 @@ class Conclusion:
         if config.logger.video and film_best(*film, folder.best_video):
             paths["video"] = folder.best_video
         return paths
-
-    def _warn(self, text: str) -> None:
-        self.console.print(text, style="yellow", markup=False, soft_wrap=True)
 
 
 def same_command(config: Config) -> str:

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from app.config.schema import Config, EnvConfig, SimConfig
+from app.config.schema import Config, EnvConfig
 from app.envs.factory import make_env
 from app.models.actor import DrivingActor
 from app.reporting.results import Episode, Evaluation
@@ -23,17 +23,16 @@ class Start:
     seed: int
 
 
-def make_starts(cfg: EnvConfig, tracks: Sequence[int], count: int, offset: float) -> tuple[Start, ...]:
+def make_starts(tracks: Sequence[int], count: int, offset: float) -> tuple[Start, ...]:
     """Spread ``count`` starts evenly over a lap and over ``tracks``.
 
     Args:
-        cfg: the environment.
-        tracks: track seeds; a Gymnasium task ignores them.
+        tracks: track seeds; none for a Gymnasium task.
         count: number of episodes.
         offset: shifts the starts by this share of their spacing, in [0, 1); other offsets give other starts.
     """
     seed = round(offset * 1000) * 1000
-    if not isinstance(cfg, SimConfig):
+    if not tracks:
         return tuple(Start(0, 0.0, seed + i) for i in range(count))
     return tuple(Start(tracks[i % len(tracks)], (i + offset) / count, seed + i) for i in range(count))
 
@@ -41,13 +40,8 @@ def make_starts(cfg: EnvConfig, tracks: Sequence[int], count: int, offset: float
 def starts_of(config: Config, offset: float) -> tuple[tuple[Start, ...], tuple[Start, ...]]:
     """Return a run's deterministic and stochastic evaluation starts with this offset."""
     counts = config.training.eval_episodes, config.training.eval_episodes_stochastic
-    det, stoch = (make_starts(config.env, eval_tracks(config.env), count, offset) for count in counts)
+    det, stoch = (make_starts(config.env.eval_tracks, count, offset) for count in counts)
     return det, stoch
-
-
-def eval_tracks(env: EnvConfig) -> tuple[int, ...]:
-    """Return the track seeds that a run evaluates on; none for a Gymnasium task."""
-    return env.eval_tracks if isinstance(env, SimConfig) else ()
 
 
 class Evaluator:
@@ -120,7 +114,7 @@ def _used_gpus() -> range:
 
 
 def _reset(env: gymnasium.Env, cfg: EnvConfig, start: Start) -> dict[str, np.ndarray]:
-    options = {"track": start.track, "start": start.position} if isinstance(cfg, SimConfig) else None
+    options = {"track": start.track, "start": start.position} if cfg.eval_tracks else None
     return env.reset(seed=start.seed, options=options)[0]
 
 

@@ -8,9 +8,9 @@ from app.config.checks import warnings
 from app.config.schema import Config
 from app.envs.spec import ObservationSpec
 from app.models.actor_critic import HybridActorCritic
-from app.replay.forecast import Forecast
 from app.reporting.banner import BannerFacts, FaultFact, ReplayFacts, ScheduleFacts
 from app.runs.folder import RunFolder
+from app.training.setup import Setup
 
 
 def fault_facts(config: Config, spec: ObservationSpec) -> tuple[FaultFact, ...]:
@@ -59,16 +59,9 @@ def fault_facts(config: Config, spec: ObservationSpec) -> tuple[FaultFact, ...]:
     )
 
 
-def banner_facts(
-    config: Config,
-    spec: ObservationSpec,
-    model: HybridActorCritic,
-    forecast: Forecast,
-    folder: RunFolder,
-    device: str,
-) -> BannerFacts:
+def banner_facts(config: Config, setup: Setup, model: HybridActorCritic, folder: RunFolder) -> BannerFacts:
     """Everything the banner shows."""
-    training = config.training
+    training, spec, forecast, device = config.training, setup.spec, setup.memory, setup.device
     updates = training.updates
     env_steps = training.start_training + math.ceil(updates / training.max_training_steps_per_env_step)
     observation = {"floats": str(spec.float_dim)}

@@ -1,15 +1,38 @@
 """The in-process transport: a standalone tmrl worker behind the two methods that the training loop calls."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from app.config.schema import Config
+from app.envs.factory import make_env
+from app.envs.spec import ObservationSpec
 from app.models.actor import DrivingActor
+from app.replay.compress import SampleCompressor
 from app.tmrl_api import Buffer, RolloutWorker
 from app.training.tensors import as_arrays, as_tensors
 
 AT_ONCE = 20  # steps a call
+
+
+def make_worker(config: Config, spec: ObservationSpec, run: Path) -> RolloutWorker:
+    """Make a standalone worker on the training tracks; the actor it builds is replaced by ``broadcast_model``.
+
+    Args:
+        config: of the run.
+        spec: the observation.
+        run: folder of the run; a standalone worker writes nothing there.
+    """
+    return RolloutWorker(
+        env_cls=partial(make_env, config.env, config.env.train_tracks, config.seed),
+        actor_module_cls=partial(DrivingActor, config=config, spec=spec),
+        sample_compressor=SampleCompressor(spec),
+        model_path=str(run / "weights" / "worker.tmod"),
+        standalone=True,
+    )
 
 
 class LocalInterface:

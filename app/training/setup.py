@@ -2,14 +2,19 @@
 
 import contextlib
 import ctypes
-import os
 import random
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from app.config.schema import Config
+from app.envs.factory import make_spec
+from app.envs.spec import ObservationSpec
 from app.errors import UserError
+from app.machine import usable_cores
+from app.replay.forecast import Forecast, check, forecast
 
 
 def choose_device(name: str) -> str:
@@ -28,6 +33,34 @@ def choose_device(name: str) -> str:
     return name
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What is made ready for a run before anything is written.
+
+    Attributes:
+        device: where the networks live.
+        spec: the observation.
+        memory: what the replay will take.
+    """
+
+    device: str
+    spec: ObservationSpec
+    memory: Forecast
+
+
+def set_up(config: Config) -> Setup:
+    """Prepare this process for a run.
+
+    Raises:
+        UserError: the device or the memory that it needs is not there.
+    """
+    device = prepare(config.device, config.threads, config.seed)
+    spec = make_spec(config.env)
+    memory = forecast(spec, config.replay.capacity)
+    check(memory)
+    return Setup(device, spec, memory)
+
+
 def prepare(device: str, threads: int, seed: int) -> str:
     """Set threads and seeds for this process and return the device.
 
@@ -36,18 +69,13 @@ def prepare(device: str, threads: int, seed: int) -> str:
         threads: CPU threads; 0 for every core this process may use.
         seed: seeds Python, NumPy and torch.
     """
-    torch.set_num_threads(threads or len(_cores()))
+    torch.set_num_threads(threads or usable_cores())
     torch.set_flush_denormal(True)  # Adam's moments of idle weights decay into denormals, ten times slower on a CPU
     _keep_freed_memory()
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
     return choose_device(device)
-
-
-def _cores() -> set[int] | range:
-    """The cores this process may use."""
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
 
 
 def _keep_freed_memory() -> None:

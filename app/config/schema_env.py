@@ -1,0 +1,131 @@
+"""The sections of the configuration that describe an environment."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from app.config.fields import FROZEN, Count, Name, NonNegative, Positive, PositiveFloat
+
+# Return of an episode that gets nowhere, and of one without fault; null: unknown, no health score.
+ReturnRange = tuple[float, float] | None
+
+
+@dataclass(frozen=True, config=FROZEN)
+class CarConfig:
+    """Physics of the simulated car (SI units)."""
+
+    engine: PositiveFloat  # m/s² at standstill, falls linearly to 0 at top_speed
+    top_speed: PositiveFloat  # m/s
+    brake: PositiveFloat  # m/s²
+    grip: PositiveFloat  # radius of the friction circle, m/s²
+    drag_rolling: NonNegative  # m/s²
+    drag_air: NonNegative  # 1/m
+    wheelbase: PositiveFloat  # m
+    steer_lock: PositiveFloat  # rad
+    steer_rate: PositiveFloat  # rad/s
+    yaw_lag: PositiveFloat  # 1/s
+
+
+@dataclass(frozen=True, config=FROZEN)
+class TrackConfig:
+    """The family of random closed tracks."""
+
+    length: PositiveFloat  # m
+    points: Annotated[int, Field(ge=16)]
+    half_width: PositiveFloat  # m
+    roughness: NonNegative
+    min_radius: PositiveFloat  # m
+    clearance: PositiveFloat  # m
+
+
+@dataclass(frozen=True, config=FROZEN)
+class TrackEnvConfig:
+    """What every car has that drives on closed tracks which a seed decides.
+
+    Each kind also has ``top_speed``, in m/s.
+    """
+
+    name: Name
+    images: bool
+    image_size: Annotated[int, Field(ge=16, le=256)]  # pixels, 1 px/m at 64
+    image_history: Positive
+    action_history: Count
+    window: Annotated[int, Field(ge=2)]
+    lidar_beams: Annotated[int, Field(ge=2)]
+    lidar_range: PositiveFloat  # m
+    lidar_fov: Annotated[float, Field(gt=0, le=360)]  # degrees
+    step_s: PositiveFloat
+    substeps: Positive
+    max_steps: Positive
+    stall_steps: Positive
+    stall_metres: PositiveFloat
+    reward_per_metre: PositiveFloat
+    random_start: bool
+    train_tracks: Annotated[tuple[Count, ...], Field(min_length=1)]  # track seeds
+    eval_tracks: Annotated[tuple[Count, ...], Field(min_length=1)]
+    return_range: ReturnRange
+
+    plain_vector: ClassVar[bool] = False  # whether it shows neither lidar nor images
+
+    @property
+    def longest_history(self) -> int:
+        """Past steps that an observation shows, at most."""
+        return max(self.window, self.action_history, self.image_history)
+
+    @property
+    def video_fps(self) -> int:
+        """Frames per second at which a video of every step shows real time."""
+        return max(1, round(1 / self.step_s))
+
+
+@dataclass(frozen=True, config=FROZEN)
+class SimConfig(TrackEnvConfig):
+    """The built-in track simulator."""
+
+    kind: Literal["sim"]
+    car: CarConfig
+    track: TrackConfig
+
+    @property
+    def top_speed(self) -> float:
+        """What the engine reaches, m/s."""
+        return self.car.top_speed
+
+    @property
+    def lap_return(self) -> float | None:
+        """What a full lap scores."""
+        return self.track.length * self.reward_per_metre
+
+
+@dataclass(frozen=True, config=FROZEN)
+class CarRacingConfig(TrackEnvConfig):
+    """Gymnasium's CarRacing under the observation of the simulator."""
+
+    kind: Literal["car_racing"]
+    top_speed: PositiveFloat  # m/s; brings the observation to order 1, the car itself has no such limit
+
+    lap_return: ClassVar[float | None] = None  # every track has a length of its own
+
+
+@dataclass(frozen=True, config=FROZEN)
+class GymConfig:
+    """Any Gymnasium task with Box observations and Box actions."""
+
+    kind: Literal["gym"]
+    name: Name
+    id: str
+    max_steps: Positive | None  # null: the task's own limit
+    return_range: ReturnRange
+
+    # no car, no tracks
+    plain_vector: ClassVar[bool] = True
+    images: ClassVar[bool] = False
+    train_tracks: ClassVar[tuple[int, ...]] = ()
+    eval_tracks: ClassVar[tuple[int, ...]] = ()
+    lap_return: ClassVar[float | None] = None
+    longest_history: ClassVar[int] = 0
+    video_fps: ClassVar[int] = 30
+
+
+EnvConfig = Annotated[SimConfig | CarRacingConfig | GymConfig, Field(discriminator="kind")]

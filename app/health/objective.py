@@ -1,0 +1,43 @@
+"""What a run returns to a sweep; more is better."""
+
+import math
+import statistics
+from typing import Literal
+
+from app.config.schema_health import HealthConfig
+from app.health.history import History, column
+from app.health.score import Range, stability
+
+Name = Literal["return_test_det", "stability"]
+
+
+def objective(name: Name, history: History, cfg: HealthConfig, return_range: Range | None) -> float:
+    """Return the objective of a run after what it has done so far.
+
+    Args:
+        name: "stability", the health score, or "return_test_det", the mean of the last ``cfg.last`` deterministic
+            evaluations: one evaluation alone may be luck.
+        history: of the run.
+        cfg: the section ``health`` of its configuration.
+        return_range: lowest and highest return to expect, or None.
+
+    Returns:
+        A finite number; NaN if there is nothing to judge.
+    """
+    if name == "stability":
+        return stability(history, cfg, return_range).get("stability", math.nan)
+    returns = [value for value in column(history, "return_test_det") if math.isfinite(value)]
+    return statistics.fmean(returns[-cfg.last :]) if returns else math.nan
+
+
+def worst(name: Name, history: History) -> float:
+    """Return the objective of a run that has collapsed: the worst it has shown, so that a search stays away from it.
+
+    Returns:
+        A finite number: 0 for "stability", the lowest deterministic evaluation for "return_test_det"; NaN if there
+        is nothing to judge.
+    """
+    returns = [value for value in column(history, "return_test_det") if math.isfinite(value)]
+    if not returns:
+        return math.nan
+    return 0.0 if name == "stability" else min(returns)

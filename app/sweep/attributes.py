@@ -1,0 +1,8 @@
+"""What a trial of a study tells beside its parameters: names of Optuna's user attributes."""
+
+FOLDER = "trial.folder"  # name of its run folder below trials/
+LAUNCH = "trial.launch"  # who runs it
+JOB = "trial.job"  # number of its job in that launch
+END = "trial.end"  # how it ended, such as "finished" or "pruned"
+EPOCHS = "trial.epochs"  # that it did
+ERROR = "trial.error"  # why it failed

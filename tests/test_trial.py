@@ -1,0 +1,150 @@
+"""A trial in the process that runs it: it reports, is pruned, ends when it collapses, and clears up."""
+
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+
+from app.config.job import TrialJob
+from app.config.schema import Config
+from app.errors import UserError
+from app.sweep.attributes import END, EPOCHS, ERROR, FOLDER, JOB, LAUNCH
+from app.sweep.launch import as_parent
+from app.sweep.trial import run_trial
+from app.training.orphan import is_orphan
+from tests.make import compose
+from tests.runs import ROOT, TINY
+
+LAUNCHED_BY = "elsewhere-1-20260101T000000"
+QUICK = (*TINY, "training.rounds=1", "training.steps=4", "training.max_training_steps_per_env_step=2")
+
+
+@pytest.fixture
+def study(tmp_path) -> optuna.Study:
+    """Three finished trials, each with a score of 1 000 after the first epoch."""
+    url = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.create_study(study_name="mine", storage=url, direction="maximize")
+    for _ in range(3):
+        trial = study.ask()
+        trial.report(1000.0, 1)
+        study.tell(trial, 1000.0)
+    return study
+
+
+def run(study: optuna.Study, base: Path, *overrides: str) -> tuple[float, optuna.trial.FrozenTrial, Path]:
+    """Run the next trial; returns its score, what the study knows of it, and its folder."""
+    trial, config = study.ask(), compose(*QUICK, f"sweeps_dir={base}", *overrides)
+    for key, value in ((LAUNCH, LAUNCHED_BY), (JOB, 7), (FOLDER, "00003")):
+        trial.set_user_attr(key, value)
+    job = TrialJob(base / "mine", f"sqlite:///{base}/study.db", LAUNCHED_BY, 7)
+    try:
+        score = run_trial(replace(config, threads=1), job)
+    except Exception:
+        score = math.nan
+    return score, study.trials[trial.number], base / "mine" / "trials" / "00003"
+
+
+def test_a_trial_reports_every_epoch_and_keeps_what_people_want(study, tmp_path):
+    score, trial, folder = run(study, tmp_path, "pruner=none", "replay.keep=false")
+    assert list(trial.intermediate_values) == [1, 2, 3] and trial.intermediate_values[3] == score
+    assert (trial.user_attrs[END], trial.user_attrs[EPOCHS]) == ("finished", 3)
+    left = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "summary.json", "best", "log.txt"} <= left
+    assert not {"replay", "checkpoints", "error.txt"} & left
+    assert "summary of 00003" in (folder / "log.txt").read_text()
+    summary, lines = (
+        json.loads((folder / "summary.json").read_text()),
+        (folder / "metrics.jsonl").read_text().splitlines(),
+    )
+    assert summary["objective"] == pytest.approx(score)
+    assert score == pytest.approx(sum(json.loads(line)["return_test_det"] for line in lines) / 3)
+
+
+def test_the_replay_stays_if_asked_for(study, tmp_path):
+    *_, folder = run(study, tmp_path, "pruner=none", "replay.keep=true", "training.epochs=1")
+    assert (folder / "replay").exists() and (folder / "checkpoints" / "last.pt").exists()
+
+
+def test_a_hopeless_trial_is_pruned_with_its_score(study, tmp_path):
+    prune = ("pruner.n_startup_trials=1", "pruner.n_warmup_epochs=0", "pruner.n_min_trials=1")
+    score, trial, folder = run(study, tmp_path, *prune)
+    assert (trial.user_attrs[END], trial.user_attrs[EPOCHS]) == ("pruned", 1)
+    assert list(trial.intermediate_values.values()) == [score] and math.isfinite(score)
+    assert json.loads((folder / "summary.json").read_text())["stop_reason"] == "pruned"
+    assert trial.state is optuna.trial.TrialState.RUNNING  # the sweeper tells it, as complete
+
+
+@pytest.mark.parametrize("objective", ["return_test_det", "stability"])
+def test_a_trial_that_collapses_ends_early_with_its_worst_score_and_the_reason(study, tmp_path, objective):
+    hopeless = ("health.on_collapse=stop", "health.collapse.low_score=1", "health.collapse.low_epochs=2")
+    score, trial, folder = run(study, tmp_path, f"objective={objective}", "pruner=none", *hopeless)
+    assert trial.user_attrs[END].startswith("collapsed: ") and trial.user_attrs[EPOCHS] == 2
+    returns = [json.loads(line)["return_test_det"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert score == pytest.approx(0.0 if objective == "stability" else min(returns))
+
+
+@pytest.mark.parametrize("objective", ["return_test_det", "stability"])
+def test_a_trial_that_diverges_at_once_has_a_finite_score(study, tmp_path, objective):
+    score, trial, _ = run(study, tmp_path, f"objective={objective}", "pruner=none", "agent.lr_critic=1e30")
+    assert trial.user_attrs[END].startswith("not finite: ") and math.isfinite(score)
+
+
+def test_a_crashed_trial_leaves_its_reason_in_the_folder_and_in_the_study(study, tmp_path, monkeypatch):
+    monkeypatch.setattr("app.training.trainer.Trainer.begin", lambda *_: 1 / 0)
+    _, trial, folder = run(study, tmp_path)
+    assert trial.user_attrs[ERROR] == "ZeroDivisionError: division by zero" and END not in trial.user_attrs
+    assert "Traceback" in (folder / "error.txt").read_text()
+
+
+def test_a_mistake_needs_no_traceback(study, tmp_path):
+    _, trial, folder = run(study, tmp_path, "training.init_from=nowhere")
+    assert "training.init_from = nowhere" in trial.user_attrs[ERROR]
+    assert "Traceback" not in (folder / "error.txt").read_text()
+
+
+def test_a_job_without_a_trial_says_so(study, tmp_path):
+    job = TrialJob(tmp_path / "mine", f"sqlite:///{tmp_path}/study.db", LAUNCHED_BY, 8)
+    config: Config = compose(*QUICK, f"sweeps_dir={tmp_path}")
+    with pytest.raises(UserError, match="no trial for job 8"):
+        run_trial(config, job)
+
+
+def test_a_run_that_collapses_by_itself_goes_on_unless_told(study, tmp_path, capsys):
+    hopeless = ("health.on_collapse=warn", "health.collapse.low_score=1", "health.collapse.low_epochs=2")
+    _, trial, folder = run(study, tmp_path, "pruner=none", *hopeless)
+    assert trial.user_attrs[END] == "finished"
+    assert (folder / "log.txt").read_text().count("it looks collapsed: ") == 1
+
+
+def test_a_job_is_told_when_its_launch_is_gone():
+    """A grandchild whose parent ends gets SIGTERM; while the parent lives it does not."""
+    child = (
+        "import os, time; from app.training.orphan import watch; watch(os.getppid()); print('watching', flush=True); "
+        "time.sleep(60)"
+    )
+    parent = (
+        "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=sys.stdout); "
+        "time.sleep(1.5); print(p.poll(), flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", parent, child]
+    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert {process.stdout.readline().strip() for _ in range(2)} == {"watching", "None"}
+    process.kill()
+    assert process.stdout.read() == ""  # until the grandchild has let go of its output
+    process.stdin.close()
+    process.wait()
+
+
+def test_only_a_child_of_the_launch_is_its_orphan():
+    here, parent = platform.node(), os.getppid()
+    assert as_parent(f"{here}-{parent}-20260101T000000") == parent
+    assert as_parent(f"{here}-{os.getpid()}-20260101T000000") is None
+    assert as_parent(f"elsewhere-{parent}-20260101T000000") is None
+    assert is_orphan(1 << 22) and not is_orphan(parent) and not is_orphan(None)
