@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import gymnasium
 
-from app.config.schema import EnvConfig, SimConfig
+from app.config.schema import CarRacingConfig, EnvConfig, GymConfig, SimConfig
 from app.envs.gym_env import GymTask
-from app.envs.sim import TrackSim, sim_spec
+from app.envs.sim import TrackSim
 from app.envs.spec import EnvError, ObservationSpec
+from app.envs.track_env import track_spec
 
 __all__ = ["EnvError", "make_env", "make_spec"]
 
@@ -19,7 +20,7 @@ def make_env(cfg: EnvConfig, tracks: Sequence[int], seed: int, render_size: int 
         cfg: The environment's configuration.
         tracks: Seeds of the tracks that an episode is drawn from; a Gymnasium task has none.
         seed: Seeds the environment's own random numbers.
-        render_size: Width and height of a video frame in pixels; a Gymnasium task has its own.
+        render_size: Width and height of a video frame in pixels; Gymnasium's own renderers have theirs.
 
     Returns:
         An environment with ``Dict`` observations, actions in [-1, 1] and the attribute ``spec_``.
@@ -27,9 +28,15 @@ def make_env(cfg: EnvConfig, tracks: Sequence[int], seed: int, render_size: int 
     Raises:
         EnvError: If the environment cannot be built as configured.
     """
-    if isinstance(cfg, SimConfig):
-        return TrackSim(cfg, tracks, seed, render_size)
-    return GymTask(cfg, seed)
+    match cfg:
+        case SimConfig():
+            return TrackSim(cfg, tracks, seed, render_size)
+        case CarRacingConfig():
+            from app.envs.car_racing import CarRacing  # brings Box2D and pygame, which only this one needs
+
+            return CarRacing(cfg, tracks, seed)
+        case GymConfig():
+            return GymTask(cfg, seed)
 
 
 def make_spec(cfg: EnvConfig) -> ObservationSpec:
@@ -44,8 +51,8 @@ def make_spec(cfg: EnvConfig) -> ObservationSpec:
     Raises:
         EnvError: If the environment cannot be built as configured.
     """
-    if isinstance(cfg, SimConfig):
-        return sim_spec(cfg)
+    if not isinstance(cfg, GymConfig):
+        return track_spec(cfg)
     task = GymTask(cfg, seed=0)
     task.close()
     return task.spec_

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from app.config.schema import SimConfig
+from app.config.schema import TrackEnvConfig
 from app.envs.track import Track
 
 
@@ -15,11 +15,11 @@ class Lidar:
     kept per edge of the centre line, so that a scan looks only at those within range.
     """
 
-    def __init__(self, cfg: SimConfig, track: Track) -> None:
+    def __init__(self, cfg: TrackEnvConfig, track: Track) -> None:
         """Sort the borders by place.
 
         Args:
-            cfg: Number of beams, field of view in degrees and range in m.
+            cfg: Number of beams, field of view in degrees, range in m; top speed and duration of a step.
             track: The track whose borders stop the beams.
         """
         half = math.radians(cfg.lidar_fov) / 2.0
@@ -30,7 +30,7 @@ class Lidar:
         self._far = np.full(len(angle), cfg.lidar_range)
         self._nearby = [
             (points, np.tile(joined, len(angle))[:-1])
-            for points, joined in _nearby_borders(track, cfg.lidar_range, cfg.car.top_speed * cfg.step_s)
+            for points, joined in _nearby_borders(track, cfg.lidar_range, cfg.top_speed * cfg.step_s)
         ]
 
     def scan(self, x: float, y: float, heading: float, edge: int) -> np.ndarray:

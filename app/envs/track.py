@@ -22,30 +22,37 @@ class Track:
         half_width: Half the width of the road, m.
         centre: ``(points, 2)`` float64, m; driven in this order, counter-clockwise.
         along: ``(points,)`` float64, distance of each point from the first along the line, m.
-        left: ``(points, 2)`` the left border, whose edges lie exactly ``half_width`` off the line.
+        left: ``(points, 2)`` the left border, whose edges lie ``half_width`` off the line.
         right: ``(points, 2)`` the right border.
-        curve: ``(4000, 2)`` the smooth curve through the points, to draw from.
+        curve: ``(fine points, 2)`` the smooth curve through the points, to draw from.
     """
 
-    def __init__(self, seed: int, centre: np.ndarray, curve: np.ndarray, half_width: float) -> None:
+    def __init__(
+        self,
+        seed: int,
+        centre: np.ndarray,
+        borders: tuple[np.ndarray, np.ndarray],
+        curve: np.ndarray,
+        half_width: float,
+    ) -> None:
         """Measure a centre line.
 
         Args:
             seed: The seed it was made from.
             centre: ``(points, 2)`` float64, m.
+            borders: The left and the right one, each ``(points, 2)`` float64, m, beside the points of the line.
             curve: ``(fine points, 2)`` float64, m.
             half_width: Half the width of the road, m.
         """
         edge = np.roll(centre, -1, axis=0) - centre
         edge_length = np.hypot(edge[:, 0], edge[:, 1])
         direction = edge / edge_length[:, None]
-        offset = half_width * _mitres(direction)
         self.seed = seed
         self.length = float(edge_length.sum())
         self.half_width = half_width
         self.centre = centre
         self.along = np.concatenate([[0.0], np.cumsum(edge_length)[:-1]])
-        self.left, self.right = centre + offset, centre - offset
+        self.left, self.right = borders
         self.curve = curve
         # plain lists: the per-step search reads single numbers, which NumPy makes slow
         self._edges = np.column_stack([centre, direction, edge_length]).tolist()
@@ -115,7 +122,9 @@ def make_track(cfg: TrackConfig, seed: int) -> Track:
         if curve is not None:
             centre = _resample(curve, cfg.points)
             scale = cfg.length / _perimeter(centre)  # the corners cut off by resampling
-            return Track(seed, centre * scale, curve * scale, cfg.half_width)
+            centre = centre * scale
+            borders = offset_curve(centre, cfg.half_width), offset_curve(centre, -cfg.half_width)
+            return Track(seed, centre, borders, curve * scale, cfg.half_width)
     raise EnvError(
         f"env.track: none of {_ATTEMPTS} random curves with length = {cfg.length} and "
         f"roughness = {cfg.roughness} keeps min_radius = {cfg.min_radius} and clearance = {cfg.clearance}. "
