@@ -73,7 +73,7 @@ class RacingGame(car_racing.CarRacing):
         self.reward -= 0.1 * car_racing.FPS * seconds
 
     def motion(self) -> tuple[float, float, float, float, float]:
-        """Return x, y, heading (rad, counter-clockwise from the x axis), speed along it, and that of the rear wheels."""
+        """Return x, y, heading (rad, counter-clockwise from the x axis), speed along it and of the rear wheels."""
         hull = self.car.hull
         x, y = hull.position
         heading = hull.angle + STANDING_HEADING

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from app.config.schema import AgentConfig
 from app.health.history import History, column, series
 
-_SPREAD = 3.0  # fresh networks say so much more or less than the start value they are built with
+_SPREAD = 3.0  # fresh networks miss the value that they are built to begin with by less than this
 
 
 class QBounds(NamedTuple):
@@ -38,9 +38,9 @@ def q_bounds(history: History, agent: AgentConfig, start: float | None) -> QBoun
     Args:
         history: of the run. Its epochs need ``updates``, ``reward_min``, ``reward_max``, ``alpha`` and ``entropy``.
         agent: discount, target network, entropy target.
-        start: where Q was built to begin; None: anywhere that rewards allow. Where a fresh network really began is
-            read off the first epoch, as far as weights drawn at random can explain it. From above 0 Q may fall at
-            once, where an episode ends, and from below 0 it may rise so.
+        start: where Q was built to begin; None: anywhere that rewards allow. Weights drawn at random miss it a
+            little, to the side that the first epoch shows. From above 0 Q may fall at once, where an episode ends,
+            and from below 0 it may rise so.
 
     Returns:
         None if no epoch has all it takes.
@@ -63,8 +63,8 @@ def q_bounds(history: History, agent: AgentConfig, start: float | None) -> QBoun
 
 def _begin(first: list[float], start: float) -> tuple[float, float]:
     """Return the lowest and the highest value that Q may have begun with."""
-    seen = [min(max(q, start - _SPREAD), start + _SPREAD) for q in first if math.isfinite(q)]
-    return min(start, 0.0, *seen), max(start, 0.0, *seen)
+    above, below = any(q > start for q in first), any(q < start for q in first)
+    return min(start - _SPREAD * below, 0.0), max(start + _SPREAD * above, 0.0)
 
 
 class _Course:
