@@ -126,16 +126,18 @@ def _quiet_import():
 with _quiet_import():
     from tmrl.actor import TorchActorModule
     from tmrl.memory import TorchMemory
-    from tmrl.networking import Buffer, RolloutWorker, iterate_epochs
+    from tmrl.networking import Buffer, RolloutWorker, Server, TrainerInterface, iterate_epochs
     from tmrl.training import TrainingAgent
     from tmrl.training_offline import TorchTrainingOffline
 
 __all__ = [
     "Buffer",
     "RolloutWorker",
+    "Server",
     "TorchActorModule",
     "TorchMemory",
     "TorchTrainingOffline",
+    "TrainerInterface",
     "TrainingAgent",
     "iterate_epochs",
 ]

@@ -33,9 +33,9 @@ def main(cfg: DictConfig) -> float:
 
         return run_job(config, job.trial)
 
-    from app.training.run import train
+    from app.roles import play
 
-    return train(config, one_of_many=job is not None)
+    return play(config, one_of_many=job is not None)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
 """Rules between several keys, which no single type can hold."""
 
+import ipaddress
 import math
 from dataclasses import asdict
 from itertools import pairwise
 
 from app.config.schema import Config
 
+LEAST_PASSWORD = 8  # characters
+
 
 def problems(config: Config) -> list[str]:
     """Return a sentence for every rule that the configuration breaks."""
     rules = (
         _log_std, _model_needs, _norm_groups, _attention_heads, _film_widths, _replay_size, _no_repeats, _return_range,
-        _weights, _health_limits,
+        _weights, _health_limits, _password, _open_door, _real_time,
     )  # fmt: skip
     return [problem for rule in rules for problem in rule(config)]
 
@@ -127,6 +130,50 @@ def _health_limits(config: Config) -> list[str]:
         for key, values in lists.items()
         if any(low >= high for low, high in pairwise(values))
     ]
+
+
+def _password(config: Config) -> list[str]:
+    password = config.network.password
+    if config.role == "local" or (password is None and config.role == "all"):
+        return []
+    how = f"must be the same {LEAST_PASSWORD} or more characters on every machine. Set it with the variable " + (
+        "TRACKMANIA_PASSWORD, which keeps it out of the shell's history."
+    )
+    if password is None:
+        return [f"network.password = null: is needed with role={config.role}, and {how}"]
+    return [f"network.password: has {len(password)} characters, and {how}"] if len(password) < LEAST_PASSWORD else []
+
+
+def _open_door(config: Config) -> list[str]:
+    """Without TLS, everybody on the way can read the password."""
+    key = {"server": "bind", "worker": "host", "trainer": "host"}.get(config.role)
+    if key is None or config.network.tls or _is_here(address := getattr(config.network, key)):
+        return []
+    return [
+        f"network.{key} = {address}: goes beyond this machine, and network.tls = false would show the password and all "
+        "data to everybody on the way. Make keys once with python app/make_keys.py, copy them, and add "
+        "network.tls=true on every machine."
+    ]
+
+
+def _is_here(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def _real_time(config: Config) -> list[str]:
+    if not config.env.real_time:
+        return []
+    if config.role == "local":
+        return [
+            f"role = local: env={config.env.name} goes on while the networks are updated, so they need processes of "
+            "their own. Use role=all workers=1 on one machine, or role=server, worker and trainer."
+        ]
+    if config.role == "all" and config.workers > 1:
+        return [f"workers = {config.workers}: there is one game on a machine. Use workers=1."]
+    return []
 
 
 def warnings(config: Config) -> list[str]:

@@ -31,3 +31,10 @@ class ValidateConfig:
     bootstrap: Annotated[int, Field(ge=1000, le=1_000_000)]  # resamples
     confidence: Annotated[float, Field(ge=0.5, le=0.999)]
     device: Device
+
+
+@dataclass(frozen=True, config=FROZEN)
+class MakeKeysConfig:
+    """What ``app/make_keys.py`` is asked to do."""
+
+    folder: str

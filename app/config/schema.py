@@ -4,11 +4,13 @@ The YAML files hold every default; this module holds types and bounds only, so a
 missing, misspelt or out of range is an error before anything is built. Nothing here imports torch.
 """
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from app.config.commands import MakeKeysConfig as MakeKeysConfig
 from app.config.commands import SweepReportConfig as SweepReportConfig
 from app.config.commands import ValidateConfig as ValidateConfig
 from app.config.fields import FROZEN, Beta, Count, Device, Dropout, Name, NonNegative, Positive, PositiveFloat, Seed
@@ -22,6 +24,8 @@ from app.config.schema_env import SimConfig as SimConfig
 from app.config.schema_env import TrackConfig as TrackConfig
 from app.config.schema_env import TrackEnvConfig as TrackEnvConfig
 from app.config.schema_health import HealthConfig
+from app.config.schema_network import NetworkConfig as NetworkConfig
+from app.config.schema_network import Role
 from app.config.schema_pruner import PrunerConfig
 
 
@@ -195,6 +199,8 @@ class Config:
     device: Device
     threads: Count  # 0: every core
     log_std_min: float
+    role: Role
+    workers: Positive  # that role=all starts
     run_name: Name
     runs_dir: str
     sweeps_dir: str
@@ -212,7 +218,12 @@ class Config:
     health: HealthConfig
     pruner: PrunerConfig
     logger: LoggerConfig
+    network: NetworkConfig
     restart: RestartConfig | None  # null without +restart=clean
+
+    def to_keep(self) -> "Config":
+        """Return what a file of the run may hold: no secrets, and nothing that belongs to one start only."""
+        return replace(self, role="local", network=self.network.without_secrets(), restart=None)
 
 
 @dataclass(frozen=True, config=FROZEN)

@@ -67,6 +67,7 @@ class TrackEnvConfig:
     return_range: ReturnRange
 
     plain_vector: ClassVar[bool] = False  # whether it shows neither lidar nor images
+    real_time: ClassVar[bool] = False  # whether it goes on while nobody acts
 
     @property
     def longest_history(self) -> int:
@@ -120,6 +121,7 @@ class GymConfig:
 
     # no car, no tracks
     plain_vector: ClassVar[bool] = True
+    real_time: ClassVar[bool] = False
     images: ClassVar[bool] = False
     train_tracks: ClassVar[tuple[int, ...]] = ()
     eval_tracks: ClassVar[tuple[int, ...]] = ()

@@ -1,7 +1,7 @@
 """The configuration of a run or study, kept beside what was made under it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from app.files import replacing
 def write_config(path: Path, config: Config) -> None:
     """Write a configuration as YAML that ``app.config.load.load`` reads; a restart belongs to one start only."""
     with replacing(path) as temporary:
-        plain = _plain(asdict(replace(config, restart=None)))
+        plain = _plain(asdict(config.to_keep()))
         temporary.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
 
 

@@ -95,7 +95,8 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         before: the flattened configuration of the checkpoint.
         now: that of this start.
     """
-    told = ("runs_dir", "sweeps_dir", "run_name", "logger.", "restart", "training.init_from")
+    elsewhere = ("runs_dir", "sweeps_dir", "run_name", "logger.", "restart", "training.init_from")
+    told = (*elsewhere, "role", "workers", "network.")
 
     def relevant(flat: Mapping[str, Any]) -> Flat:
         return {key: value for key, value in flat.items() if not key.startswith(told)}

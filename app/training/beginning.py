@@ -115,7 +115,7 @@ def say_what_changed(config: Config, folder: RunFolder, state: State, console: C
     idle |= {"training.start_training"} if updates else set()
     changed = [
         f"{line} (of no effect from here on)" if line.partition(":")[0] in idle else line
-        for line in changes(state["config"], flatten(asdict(config)))
+        for line in changes(state["config"], flatten(asdict(config.to_keep())))
     ]
     tell(console, f"goes on after {updates:,} updates ({state['epochs_done']} epochs) of {folder.path}", "green")
     for line in changed:

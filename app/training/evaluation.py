@@ -80,7 +80,7 @@ class Evaluator:
                     lengths[i] += 1
                     if terminated or truncated:
                         running.remove(i)
-        return tuple(_episode(*row) for row in zip(starts, returns, lengths, ends, strict=True))
+        return tuple(episode_of(*row) for row in zip(starts, returns, lengths, ends, strict=True))
 
     def close(self) -> None:
         """Close the environments."""
@@ -105,7 +105,7 @@ def record(
         frames.append(env.render())
         total, length, ended = total + reward, length + 1, terminated or truncated
     env.close()
-    return [frame for frame in frames if frame is not None], _episode(start, total, length, info)
+    return [frame for frame in frames if frame is not None], episode_of(start, total, length, info)
 
 
 def _used_gpus() -> range:
@@ -122,7 +122,15 @@ def _stack(observations: Sequence[dict[str, np.ndarray]], device: str) -> dict[s
     return {key: torch.from_numpy(np.stack([obs[key] for obs in observations])).to(device) for key in observations[0]}
 
 
-def _episode(start: Start, total: float, length: int, info: dict) -> Episode:
+def episode_of(start: Start, total: float, length: int, info: dict) -> Episode:
+    """Return what came of an episode.
+
+    Args:
+        start: where it began.
+        total: undiscounted return.
+        length: environment steps.
+        info: of its last step.
+    """
     # A Gymnasium task has no laps: the key is absent there.
     share = info["lap_share"] if "lap_share" in info else math.nan
     time_ = info["lap_time"] if "lap_time" in info else None

@@ -62,9 +62,19 @@ class LocalInterface:
         """Let the worker drive with this actor."""
         self.worker.actor = actor
 
+    def idle(self) -> None:
+        """Nobody waits for an answer."""
+
     def begin_episode(self) -> None:
         """Let the next step begin a new episode."""
         self._obs = None
+
+    def saved(self) -> None:
+        """Nobody keeps what a checkpoint holds."""
+
+    def close(self, finished: bool) -> None:
+        """Close the environment."""
+        self.worker.env.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the running episode, the environment and the actor that drives: tensors and plain numbers."""
@@ -82,9 +92,12 @@ class LocalInterface:
         """Go on from what ``state_dict`` returned.
 
         Returns:
-            Whether the episode goes on where it was. If not, because the task does not repeat itself, a new one begins.
+            Whether the episode goes on where it was. If not, because the task does not repeat itself or the steps came
+            over the network, a new one begins.
         """
         worker = self.worker
+        if "env" not in state:  # another kind of interface left it
+            return False
         worker.actor.load_state_dict(state["actor"])
         worker.buffer.stat_train_return, worker.buffer.stat_train_steps = state["finished"]
         self._return, self._length = state["return"], state["length"]

@@ -80,10 +80,12 @@ class DrivingTraining(TorchTrainingOffline):
 
     def missing_env_steps(self) -> int:
         """Environment steps to collect before the next update is due; 0 when the run has all its updates."""
-        if self.total_updates >= self.updates_wanted:
-            return 0
+        return 0 if self.total_updates >= self.updates_wanted else max(0, self.due_env_steps())
+
+    def due_env_steps(self) -> int:
+        """The same without regard to the run's end; negative: so many steps are there that no update needs yet."""
         due = math.ceil((self.total_updates + 1) / self.max_training_steps_per_env_step)
-        return max(0, self.start_training + due - self.memory.env_steps)
+        return self.start_training + due - self.memory.env_steps
 
     def run_epoch(self, interface) -> list:
         """Do the updates that the present epoch still lacks."""

@@ -3,7 +3,7 @@
 import math
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -38,12 +38,13 @@ class Outcome:
     epochs: int
 
 
-def train(config: Config, one_of_many: bool = False) -> float:
+def train(config: Config, one_of_many: bool = False, trouble: Callable[[], str] = str) -> float:
     """Begin a run or go on with it, to its end, and leave a complete run folder.
 
     Args:
         config: the validated configuration.
         one_of_many: others follow this one, and Ctrl-C is meant for them, too.
+        trouble: says why the run must end early, "" while it need not; it is saved then.
 
     Returns:
         The objective; NaN for a run that was stopped before its first evaluation.
@@ -58,7 +59,7 @@ def train(config: Config, one_of_many: bool = False) -> float:
         show_run(config, console)
         return math.nan
     setup = set_up(config)
-    with StopRequest() as stop, RunFolder.open(config) as folder:
+    with StopRequest(trouble) as stop, RunFolder.open(config) as folder:
         outcome = run_in(folder, config, setup, console, stop)
     heed(stop, outcome, one_of_many)
     return outcome.objective

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 _REASONS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
@@ -20,19 +21,25 @@ class StopRequest:
 
     An exception out of the middle of an optimiser's step would leave networks that no checkpoint may keep.
 
+    Args:
+        trouble: says why the run must end for another reason, "" while there is none.
+
     Attributes:
         reason: of the newest signal, "" if there was none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, trouble: Callable[[], str] = str) -> None:
         self.reason = ""
+        self._trouble = trouble
         self._pending = False
 
     def check(self) -> None:
-        """Raise Stopped if a signal came since the last one was heeded."""
+        """Raise Stopped if a signal came since the last one was heeded, or if there is trouble."""
         if self._pending:
             self._pending = False
             raise Stopped(self.reason)
+        if trouble := self._trouble():
+            raise Stopped(trouble)
 
     def __enter__(self) -> "StopRequest":
         """Take over the signals."""

@@ -24,8 +24,8 @@ from app.runs.folder import RunFolder
 from app.tmrl_api import iterate_epochs
 from app.training.beginning import Source, choose, note_start, say_what_changed
 from app.training.conclusion import same_command
-from app.training.evaluation import Evaluator, starts_of
-from app.training.local import AT_ONCE, LocalInterface, make_worker
+from app.training.evaluation import starts_of
+from app.training.interface import AT_ONCE, connect
 from app.training.loop import DrivingTraining
 from app.training.means import LOGGED
 from app.training.rng import get_rng_state, set_rng_state
@@ -66,14 +66,12 @@ class Trainer:
         self.training = DrivingTraining(config, spec, setup.device, storage, slack, self._between_updates)
         self.vitals = Vitals(config, console, watchers)
         self.progress = Progress(config.logger.progress, config.training.updates, config.training.epochs, console)
-        self.worker = make_worker(config, spec, folder.path)
-        self.interface = LocalInterface(self.worker, self.training.missing_env_steps)
-        self.evaluator = Evaluator(config.env, config.seed, stop.check)
+        self.interface, self.evaluator = connect(config, spec, folder.path, self.training, console, stop.check)
         self.actor = DrivingActor(spec.space(), spec.action_space(), config, spec)  # evaluates, plays the best
         self.writer: MetricsWriter | None = None
         self.best: dict[str, Any] = {}
         self.epochs_done = 0  # evaluation included
-        self._made_under = {"fingerprint": fingerprint(config), "config": flatten(asdict(config))}
+        self._made_under = {"fingerprint": fingerprint(config), "config": flatten(asdict(config.to_keep()))}
         self._wall_before = 0.0  # seconds of earlier starts
         self._began = self._saved = time.monotonic()
         self._kept: list[dict[str, Any]] = []  # replay states of the checkpoints on the disk, the last one last
@@ -144,6 +142,7 @@ class Trainer:
             raise self._cannot_write(self.folder.checkpoints.last, error) from None
         self._kept = [*self._kept[-1:], state["training"]["replay"]]
         self.training.memory.protect(self._kept)
+        self.interface.saved()
         self._saved = time.monotonic()
 
     def score(self, reason: str) -> float:
@@ -174,11 +173,11 @@ class Trainer:
         }
 
     def close(self) -> None:
-        """Flush what was written and free the environments."""
+        """Flush what was written, free the environments and let go of the workers."""
         if self.writer is not None:
             self.writer.close()
         self.evaluator.close()
-        self.worker.env.close()
+        self.interface.close(finished=self.training.total_updates >= self.training.updates_wanted)
         self.storage.close()
 
     def _begin_anew(self, source: Source) -> None:
@@ -203,8 +202,8 @@ class Trainer:
         if not goes_on:
             tell(
                 self.console,
-                f"env.id = {self.config.env.name}: the task does not repeat itself, so a new episode begins and this "
-                "start will not be the same as a run that was never stopped.",
+                f"the episode that ran in {self.config.env.name} cannot go on, so a new one begins and this start will "
+                "not be the same as a run that was never stopped.",
                 "yellow",
             )
         set_rng_state(state["rng"])

@@ -1,0 +1,253 @@
+"""tlspyo's relay and endpoint with our serialisation, certificates on both sides, and no process left behind.
+
+tlspyo runs its network in a process of its own: a ``Server`` or ``Client`` that ``Relay`` or ``Endpoint`` makes and
+starts in their constructors. The classes here put our subclasses in their place.
+"""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tlspyo
+from tlspyo.client import Client, TLSClientFactory
+from tlspyo.local_protocol_for_client import LocalProtocolForClientFactory
+from tlspyo.local_protocol_for_server import LocalProtocolForServerFactory
+from tlspyo.server import Server, ServerProtocol, ServerProtocolFactory
+
+from app.config.schema_network import NetworkConfig
+from app.errors import UserError
+from app.network import certificates
+from app.network.codec import HEADER, dumps, loads
+from app.training.orphan import is_orphan
+
+TRAINERS, WORKERS = "trainers", "workers"  # tmrl's groups
+_LOOK_S = 0.5  # between two looks at the parent
+_FAREWELL_S = 3  # that the last messages may take; tlspyo counts in seconds
+_AT_ONCE = 99  # a count at which tlspyo waits no longer
+_READ = 1 << 20  # bytes at once
+_KEEPALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))  # a peer without power is noticed
+
+
+@dataclass(frozen=True)
+class _Guard:
+    """What the network process needs beyond what tlspyo hands it; travels to it by tlspyo's own attributes."""
+
+    parent: int
+    bind: str
+    keys: tuple[Path, Path, Path] | None
+
+
+class _GuardedServer(Server):
+    """The relay's network process."""
+
+    guard: _Guard
+
+    def run(self) -> None:
+        """Serve until told to stop, or until the parent is gone."""
+        from twisted.internet import reactor
+
+        _settle(self.guard.parent)
+        reactor.connectTCP("127.0.0.1", self._local_com_port, LocalProtocolForServerFactory(self))
+        factory, bind = _KeepAliveFactory(self), self.guard.bind
+        if self.guard.keys is None:
+            reactor.listenTCP(self._port, factory, interface=bind)
+        else:
+            authority, own = _load(*self.guard.keys)
+            context = own.options(authority)  # which asks clients for a certificate that this one has signed
+            reactor.listenSSL(self._port, factory, context, interface=bind)
+        self._reactor = reactor
+        reactor.run(installSignalHandlers=False)
+
+
+class _GuardedClient(Client):
+    """An endpoint's network process."""
+
+    guard: _Guard
+
+    def run(self) -> None:
+        """Connect, again and again, until told to stop, or until the parent is gone."""
+        from twisted.internet import reactor, ssl
+
+        _settle(self.guard.parent)
+        reactor.connectTCP("127.0.0.1", self._local_com_port, LocalProtocolForClientFactory(self))
+        factory, address = TLSClientFactory(client=self), (self._ip_server, self._port_server)
+        if self.guard.keys is None:
+            reactor.connectTCP(*address, factory)
+        else:
+            authority, own = _load(*self.guard.keys)
+            trust = ssl.trustRootFromCertificates([authority])
+            context = ssl.optionsForClientTLS(certificates.SERVER, trustRoot=trust, clientCertificate=own)
+            reactor.connectSSL(*address, factory, context)
+        self._reactor = reactor
+        reactor.run(installSignalHandlers=False)
+
+    def close(self, counter: int) -> None:
+        """Leave when everything is acknowledged, or after a while: the server may be gone."""
+        super().close(counter if counter <= _FAREWELL_S else _AT_ONCE)
+
+
+class _KeepAliveProtocol(ServerProtocol):
+    def connectionMade(self) -> None:  # noqa: N802 (twisted's name)
+        tcp = self.transport.transport if hasattr(self.transport, "transport") else self.transport  # beneath TLS
+        tcp.setTcpKeepAlive(1)
+        for name, value in _KEEPALIVE:
+            if hasattr(socket, name):
+                tcp.socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        super().connectionMade()
+
+
+class _KeepAliveFactory(ServerProtocolFactory):
+    def buildProtocol(self, addr: Any) -> ServerProtocol:  # noqa: N802 (twisted's name)
+        return _KeepAliveProtocol(self.server)
+
+
+class GuardedRelay(tlspyo.Relay):
+    """A relay whose process serves as we want it."""
+
+    def __init__(self, guard: _Guard, **arguments: Any) -> None:
+        self._guard = guard
+        with _spawning():
+            super().__init__(**arguments, header_size=HEADER, serializer=dumps, deserializer=loads)
+
+    @property
+    def _server(self) -> _GuardedServer:
+        return self._guarded
+
+    @_server.setter
+    def _server(self, made: Server) -> None:
+        """Tlspyo assigns what it has made and starts it at once."""
+        made.__class__, made.guard = _GuardedServer, self._guard
+        self._guarded = made
+
+    def is_alive(self) -> bool:
+        """Whether its process runs."""
+        return self._p.is_alive()
+
+
+class GuardedEndpoint(tlspyo.Endpoint):
+    """An endpoint whose process connects as we want it."""
+
+    def __init__(self, guard: _Guard, **arguments: Any) -> None:
+        self._guard = guard
+        with _spawning():
+            super().__init__(
+                **arguments,
+                header_size=HEADER,
+                max_buf_len=_READ,
+                serializer=dumps,
+                deserializer=loads,
+                deserializer_mode="synchronous",  # what is wrong with a message is told where it is read
+                recon_initial_delay=0.5,
+                recon_max_delay=5.0,
+            )
+
+    @property
+    def _client(self) -> _GuardedClient:
+        return self._guarded
+
+    @_client.setter
+    def _client(self, made: Client) -> None:
+        """Tlspyo assigns what it has made and starts it at once."""
+        made.__class__, made.guard = _GuardedClient, self._guard
+        self._guarded = made
+
+
+def make_relay(cfg: NetworkConfig) -> GuardedRelay:
+    """Open the server's port for one trainer and some workers.
+
+    Raises:
+        UserError: the port is taken, the address is not this machine's, or a key is missing.
+    """
+    keys = certificates.files_of(Path(cfg.keys_dir), certificates.SERVER) if cfg.tls else None
+    _try(cfg.bind, cfg.port)
+    groups = {
+        TRAINERS: {"max_count": 1, "max_consumables": None},
+        WORKERS: {"max_count": cfg.max_workers, "max_consumables": None},
+    }
+    return GuardedRelay(
+        _Guard(os.getpid(), cfg.bind, keys),
+        port=cfg.port,
+        password=cfg.password,
+        accepted_groups=groups,
+        local_com_port=free_port(),
+        security=None,  # ours is in the guard
+    )
+
+
+def make_endpoint(cfg: NetworkConfig, group: str) -> GuardedEndpoint:
+    """Join a group of the server; the connection is made, and made again, in the background.
+
+    Raises:
+        UserError: a key is missing.
+    """
+    keys = certificates.files_of(Path(cfg.keys_dir), certificates.CLIENT) if cfg.tls else None
+    return GuardedEndpoint(
+        _Guard(os.getpid(), "", keys),
+        ip_server=cfg.host,
+        port=cfg.port,
+        password=cfg.password,
+        groups=group,
+        local_com_port=free_port(),
+        security=None,  # ours is in the guard
+    )
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _try(bind: str, port: int) -> None:
+    """Raise what a person can mend before tlspyo starts a process that would only die."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((bind, port))
+        except OSError as error:
+            raise UserError(
+                f"network.bind = {bind}, network.port = {port}: cannot listen there ({error.strerror}). Stop what has "
+                "the port, or use another network.port everywhere; network.bind is an address of this machine."
+            ) from None
+
+
+@contextlib.contextmanager
+def _spawning() -> Iterator[None]:
+    """Let tlspyo spawn its process: a fork would share this one's locks, open files and threads of torch."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+
+
+def _settle(parent: int) -> None:
+    """Make this process end with its parent, or when the parent says so, and by nothing else."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # of a terminal or a service manager: meant for the parent
+        signal.signal(number, signal.SIG_IGN)
+    logging.getLogger("tlspyo").setLevel(logging.ERROR)  # its warnings tell every message that waits for the server
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while not is_orphan(parent):
+        time.sleep(_LOOK_S)
+    os._exit(1)
+
+
+def _load(authority: Path, certificate: Path, key: Path) -> tuple[Any, Any]:
+    from twisted.internet import ssl
+
+    trusted = ssl.Certificate.loadPEM(authority.read_bytes())
+    return trusted, ssl.PrivateCertificate.loadPEM(key.read_bytes() + certificate.read_bytes())

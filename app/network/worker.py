@@ -1,0 +1,280 @@
+"""The worker's side of the network: tmrl's ``RolloutWorker`` with our messages."""
+
+import json
+import os
+import platform
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from rich.console import Console
+
+from app.config.schema import Config
+from app.envs.factory import make_env
+from app.envs.spec import ObservationSpec
+from app.models.actor import DrivingActor
+from app.network.identity import digest, keys_of
+from app.network.messages import (
+    Hello,
+    MessageError,
+    Note,
+    Result,
+    Steps,
+    Weights,
+    from_plain,
+    pack_steps,
+    to_plain,
+    unpack_weights,
+)
+from app.network.transport import TRAINERS, WORKERS, make_endpoint
+from app.replay.compress import SampleCompressor
+from app.reporting.formatting import tell
+from app.runs.fingerprint import refuse_other
+from app.tmrl_api import RolloutWorker
+from app.training.evaluation import Start, episode_of
+
+_HELLO_S = 1.0
+_LONELY_HELLO_S = 10.0  # while no trainer answers: the server keeps them all
+_RESEND_S = 5.0  # after so long without being received an episode is sent again; then twice as long
+_PAUSE_S = 0.02
+_TELL_S = 10.0
+
+
+@dataclass
+class _Parcel:
+    """An episode that was sent and is in no checkpoint yet.
+
+    Attributes:
+        message: the episode.
+        size: bytes.
+        sent: when, s.
+        wait: s until it is sent again.
+    """
+
+    message: Steps
+    size: int
+    sent: float
+    wait: float = _RESEND_S
+
+
+class NetworkWorker(RolloutWorker):
+    """Drives whole episodes with one actor each, and keeps each until the trainer's checkpoint holds it.
+
+    Args:
+        config: of the run; its seed is mixed with random numbers, so that no two workers drive alike.
+        spec: the observation.
+        device: where the actor runs.
+        console: where to tell.
+        check: called between any two steps; may raise to end the work.
+    """
+
+    def __init__(self, config: Config, spec: ObservationSpec, device: str, console: Console, check: Callable[[], None]):
+        seed = secrets.randbits(32)
+        torch.manual_seed(seed)
+        super().__init__(
+            env_cls=partial(make_env, config.env, config.env.train_tracks, seed),
+            actor_module_cls=partial(DrivingActor, config=config, spec=spec),
+            sample_compressor=SampleCompressor(spec),
+            device=device,
+            model_path=os.devnull,  # nothing to begin with, and nothing is written
+            standalone=True,  # tmrl's endpoint would unpickle what comes in
+        )
+        self._RolloutWorker__endpoint = self._endpoint = make_endpoint(config.network, WORKERS)
+        self.standalone = False
+        self.name = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._cfg, self._console, self._check = config.network, console, check
+        self._keys = keys_of(config)
+        self._digest = digest(self._keys)
+        self._note: Note | None = None
+        self._fresh: Weights | None = None  # has come and drives from the next episode on
+        self._session, self._version = "", 0
+        self._parcels: deque[_Parcel] = deque()
+        self._number = 0
+        self._driven = {True: 0, False: 0}  # evaluation episodes of the present request
+        self._episodes = self._episodes_told = self._steps = 0
+        self._said = self._told = -float("inf")
+        self._heard = time.monotonic()
+        self._lonely = False
+
+    def serve(self) -> None:
+        """Drive until the trainer has finished.
+
+        Raises:
+            UserError: the trainer trains another thing, or the environment cannot go on.
+        """
+        while not (self._note and self._note.finished and self._version):
+            self._check()
+            self.update_actor_weights()
+            if (test := self._wanted_evaluation()) is not None:
+                self._evaluate(test)
+            elif self._may_drive():
+                self.collect_train_episode()
+                self.send_and_clear_buffer()
+            else:
+                time.sleep(_PAUSE_S)
+            self._keep_in_touch()
+
+    def step(self, obs, test, collect_samples, last_step=False):
+        """Tmrl's step; between two of them the trainer is told that this worker lives."""
+        result = super().step(obs, test, collect_samples, last_step)
+        self._check()
+        self._keep_in_touch()
+        return result
+
+    def send_and_clear_buffer(self) -> None:
+        """Send the episode in the buffer."""
+        buffer, now = self.buffer, time.monotonic()
+        first = self._first()
+        self._number += 1
+        message = Steps(
+            worker=self.name,
+            fingerprint=self._digest,
+            number=self._number,
+            first=first,
+            version=self._version,
+            ret=float(buffer.stat_train_return),
+            **pack_steps(buffer.memory),
+        )
+        buffer.clear()
+        self._parcels.append(_Parcel(message, len(message.rows) + len(message.frames), now))
+        self._endpoint.produce(to_plain(message), TRAINERS)
+        self._episodes += 1
+        self._steps += message.count - 1
+
+    def update_actor_weights(self, verbose: bool = True, blocking: bool = False) -> int:
+        """Read what has come, and drive from here on with the newest actor; returns how many have come."""
+        count = 0
+        for message in self._receive():
+            if not self._is_for_us(message):
+                continue
+            self._heard, self._lonely = time.monotonic(), False
+            if message.session != self._session:  # another start of the trainer: what it knows counts, not what we know
+                self._session, self._version, self._note = message.session, 0, None
+            if isinstance(message, Weights):
+                self._fresh, count = message, count + 1
+            else:
+                self._follow(message)
+        if self._fresh is not None:
+            self._take_over(self._fresh)
+            self._fresh = None
+        return count
+
+    def close(self) -> None:
+        """Leave the server, and the environment."""
+        self.env.close()
+        self._endpoint.stop()
+
+    # --- what comes ------------------------------------------------------------------------------------
+
+    def _receive(self) -> list[Note | Weights]:
+        try:
+            messages = [from_plain(data) for data in self._endpoint.receive_all()]
+            if odd := [message for message in messages if not isinstance(message, (Note, Weights))]:
+                raise MessageError(f"a worker does not take a {odd[0].kind}")
+        except (MessageError, ValueError) as error:
+            tell(self._console, f"what came from {self._cfg.host} is passed over: {error}", "red")
+            return []
+        return messages
+
+    def _is_for_us(self, message: Note | Weights) -> bool:
+        """Whether the trainer trains what we drive; a note, which says what it trains instead, raises."""
+        if message.fingerprint == self._digest:
+            return True
+        if isinstance(message, Note):
+            refuse_other(
+                f"what the trainer behind {self._cfg.host}:{self._cfg.port} trains",
+                json.loads(message.keys),
+                json.loads(self._keys),
+                "Start this worker with the trainer's own settings.",
+            )
+        return False
+
+    def _take_over(self, weights: Weights) -> None:
+        try:
+            self.actor.load_state_dict(unpack_weights(weights.data))
+        except (MessageError, RuntimeError) as error:
+            tell(self._console, f"weights that came are passed over: {str(error).splitlines()[0]}", "red")
+            return
+        self._version = weights.version
+
+    def _follow(self, note: Note) -> None:
+        if self._note is None or note.request != self._note.request:
+            self._driven = {True: 0, False: 0}
+        self._note = note
+        durable = note.durable.get(self.name, 0)
+        while self._parcels and self._parcels[0].message.number <= durable:
+            self._parcels.popleft()
+        self._send_again(note.received.get(self.name, 0))
+
+    def _send_again(self, received: int) -> None:
+        """Send what should have arrived by now: the server died, or the trainer began from an earlier checkpoint."""
+        now = time.monotonic()
+        missing = [parcel for parcel in self._parcels if parcel.message.number > received]
+        if not missing or now - missing[0].sent < missing[0].wait:
+            return
+        for parcel in missing:
+            parcel.sent, parcel.wait = now, 2 * parcel.wait
+            self._endpoint.produce(to_plain(parcel.message), TRAINERS)
+
+    # --- what to do ----------------------------------------------------------------------------------------
+
+    def _may_drive(self) -> bool:
+        note = self._note
+        if note is None or not self._version or note.finished:
+            return False
+        if sum(parcel.size for parcel in self._parcels) > self._cfg.backlog_mb * 1_000_000:
+            return False
+        if note.credit is None:
+            return True
+        received = note.received.get(self.name, 0)
+        ahead = sum(parcel.message.count - 1 for parcel in self._parcels if parcel.message.number > received)
+        return ahead < note.credit
+
+    def _wanted_evaluation(self) -> bool | None:
+        """Return whether an episode with the mode (True) or with samples (False) is wanted from us; None: neither."""
+        note = self._note
+        if note is None or not note.request or not self._version or self._version != note.version:
+            return None
+        mode, samples = note.episodes.get(self.name, (0, 0))
+        wanted = {True: mode, False: samples}
+        return next((test for test in (True, False) if self._driven[test] < wanted[test]), None)
+
+    def _evaluate(self, test: bool) -> None:
+        request = self._note.request
+        obs, _ = self.reset(collect_samples=False)
+        ret, length, ended = 0.0, 0, False
+        while not ended:
+            obs, reward, terminated, truncated, info = self.step(obs, test=test, collect_samples=False)
+            ret, length, ended = ret + reward, length + 1, terminated or truncated
+        self._driven[test] += 1
+        episode = episode_of(Start(0, 0.0, 0), ret, length, info)  # a game has no starts to choose from
+        message = Result(self.name, self._digest, request, test, episode)
+        self._endpoint.produce(to_plain(message), TRAINERS)
+
+    # --- keeping in touch ----------------------------------------------------------------------------------
+
+    def _first(self) -> int:
+        return self._parcels[0].message.number if self._parcels else self._number + 1
+
+    def _keep_in_touch(self) -> None:
+        now = time.monotonic()
+        lonely = now - self._heard > self._cfg.patience_s
+        if lonely and not self._lonely:
+            tell(
+                self._console,
+                f"no word from a trainer through {self._cfg.host}:{self._cfg.port} for {self._cfg.patience_s:g} s. It "
+                "does not run, or the server does not, or network.password or the certificates differ. Still trying.",
+                "yellow",
+            )
+        self._lonely = lonely
+        if now - self._said >= (_LONELY_HELLO_S if lonely else _HELLO_S):
+            self._said = now
+            hello = Hello(self.name, self._digest, self._version, self._first())
+            self._endpoint.produce(to_plain(hello), TRAINERS)
+        if now - self._told >= _TELL_S and self._episodes > self._episodes_told:
+            self._told, self._episodes_told = now, self._episodes
+            tell(self._console, f"{self._episodes} episodes, {self._steps:,} steps, actor {self._version}")
