@@ -16,6 +16,7 @@ from app.runs.fingerprint import fingerprint
 from app.runs.folder import RunFolder
 from app.training import run as run_module
 from app.training import trainer as trainer_module
+from app.training.evaluation import Evaluator
 from app.training.stop import Stopped
 from tests.make import compose
 from tests.runs import TINY, result, same
@@ -118,7 +119,7 @@ def test_killed_at_the_worst_moment(whole, tmp_path, monkeypatch, moment):
 
     with monkeypatch.context() as patch:
         if moment == "evaluation":
-            once(trainer_module.Evaluator, "evaluate", 1)
+            once(Evaluator, "evaluate", 1)
         elif moment == "before the metrics":
             once(trainer_module.MetricsWriter, "write", 1)
         elif moment == "best":
