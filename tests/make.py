@@ -19,20 +19,21 @@ _ADDED = ("restart",)  # groups that are not in the defaults list: chosen with a
 OPTIONS = sorted(
     f"{'+' if path.parent.name in _ADDED else ''}{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml")
 )
-_COMPANY = {  # options that do not suit the default model
-    "env=gym": "model=mlp",
-    "actor=mlp": "model=droq",
-    "critic=droq": "model=droq",
-    "critic=plain": "model=shared_backbone",
-    "sweep=optuna": "hydra/sweeper=optuna",
-    "sweep=core": "hydra/sweeper=optuna",
-    "sweep=legacy": "hydra/sweeper=optuna",
+_COMPANY = {  # options that do not suit the defaults
+    "env=gym": ("model=mlp",),
+    "env=trackmania": ("role=all", "workers=1"),
+    "actor=mlp": ("model=droq",),
+    "critic=droq": ("model=droq",),
+    "critic=plain": ("model=shared_backbone",),
+    "sweep=optuna": ("hydra/sweeper=optuna",),
+    "sweep=core": ("hydra/sweeper=optuna",),
+    "sweep=legacy": ("hydra/sweeper=optuna",),
 }
 
 
 def with_company(option: str) -> tuple[str, ...]:
-    """One option of a group, with the model it needs where that is not the default one."""
-    return (option, _COMPANY[option]) if option in _COMPANY else (option,)
+    """One option of a group, with what it needs beside it."""
+    return (option, *_COMPANY.get(option, ()))
 
 
 def raw(*overrides: str, hydra: bool = False) -> DictConfig:

@@ -286,8 +286,8 @@ def raw(site, side="client", data=b"", seconds=3.0) -> bytes:
     with socket.create_connection(("127.0.0.1", site.port), 5) as plain:
         with context.wrap_socket(plain, server_hostname="server") as peer:
             peer.settimeout(seconds)
-            peer.sendall(data)
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # it may hang up in the middle of what it is sent
+                peer.sendall(data)
                 while more := peer.recv(65536):
                     got += more
             return got

@@ -20,9 +20,11 @@ from app.config.schema_env import CarConfig as CarConfig
 from app.config.schema_env import CarRacingConfig as CarRacingConfig
 from app.config.schema_env import EnvConfig
 from app.config.schema_env import GymConfig as GymConfig
+from app.config.schema_env import OpenplanetConfig as OpenplanetConfig
 from app.config.schema_env import SimConfig as SimConfig
 from app.config.schema_env import TrackConfig as TrackConfig
 from app.config.schema_env import TrackEnvConfig as TrackEnvConfig
+from app.config.schema_env import TrackmaniaConfig as TrackmaniaConfig
 from app.config.schema_health import HealthConfig
 from app.config.schema_network import NetworkConfig as NetworkConfig
 from app.config.schema_network import Role

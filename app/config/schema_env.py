@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from app.config.fields import FROZEN, Count, Name, NonNegative, Positive, PositiveFloat
+from app.config.fields import FROZEN, Count, Host, Name, NonNegative, Port, Positive, PositiveFloat
 
 # Return of an episode that gets nowhere, and of one without fault; null: unknown, no health score.
 ReturnRange = tuple[float, float] | None
@@ -70,6 +70,11 @@ class TrackEnvConfig:
     real_time: ClassVar[bool] = False  # whether it goes on while nobody acts
 
     @property
+    def reward_scale(self) -> float:
+        """Reward of a step at the top speed."""
+        return self.reward_per_metre * self.top_speed * self.step_s
+
+    @property
     def longest_history(self) -> int:
         """Past steps that an observation shows, at most."""
         return max(self.window, self.action_history, self.image_history)
@@ -130,4 +135,72 @@ class GymConfig:
     video_fps: ClassVar[int] = 30
 
 
-EnvConfig = Annotated[SimConfig | CarRacingConfig | GymConfig, Field(discriminator="kind")]
+@dataclass(frozen=True, config=FROZEN)
+class RewardConfig:
+    """Parameters of tmrl's reward function."""
+
+    finish: float
+    per_step: float
+    check_forward: Positive  # points
+    check_backward: Positive  # points
+    failure_countdown: Positive  # steps
+    min_steps: Count
+    max_stray: PositiveFloat  # m
+
+
+@dataclass(frozen=True, config=FROZEN)
+class OpenplanetConfig:
+    """Where tmrl's plugin for OpenPlanet sends the car's data."""
+
+    host: Host
+    port: Port
+    timeout_s: PositiveFloat
+
+
+@dataclass(frozen=True, config=FROZEN)
+class GameWindowConfig:
+    """The window of the game."""
+
+    title: str
+    width: Annotated[int, Field(ge=128, le=7680)]  # pixels
+    height: Annotated[int, Field(ge=128, le=4320)]
+
+
+@dataclass(frozen=True, config=FROZEN)
+class TrackmaniaConfig:
+    """The real game."""
+
+    kind: Literal["trackmania"]
+    name: Name
+    images: bool
+    image_size: Annotated[int, Field(ge=16, le=256)]  # pixels
+    image_history: Positive
+    action_history: Positive  # an action acts one step late
+    window: Annotated[int, Field(ge=2)]
+    lidar_range: PositiveFloat  # pixels
+    top_speed: PositiveFloat
+    step_s: PositiveFloat
+    start_obs_capture_s: PositiveFloat
+    max_steps: Positive
+    sleep_at_reset: NonNegative  # s
+    return_range: ReturnRange
+    reward_file: str
+    reward_scale: PositiveFloat
+    reward: RewardConfig
+    openplanet: OpenplanetConfig
+    game_window: GameWindowConfig
+
+    lidar_beams: ClassVar[int] = 19  # of tmrl's lidar
+    plain_vector: ClassVar[bool] = False
+    real_time: ClassVar[bool] = True
+    train_tracks: ClassVar[tuple[int, ...]] = ()  # the map that is loaded in the game
+    eval_tracks: ClassVar[tuple[int, ...]] = ()
+    lap_return: ClassVar[float | None] = None  # depends on the map
+
+    @property
+    def longest_history(self) -> int:
+        """Past steps that an observation shows, at most."""
+        return max(self.window, self.action_history, self.image_history)
+
+
+EnvConfig = Annotated[SimConfig | CarRacingConfig | GymConfig | TrackmaniaConfig, Field(discriminator="kind")]

@@ -1,16 +1,13 @@
 """The section of the configuration that spreads a run over processes and machines."""
 
 from dataclasses import field, replace
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from app.config.fields import FROZEN, NonNegative, Positive, PositiveFloat
+from app.config.fields import FROZEN, Host, NonNegative, Port, Positive, PositiveFloat
 
 Role = Literal["local", "server", "worker", "trainer", "all"]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Host = Annotated[str, Field(min_length=1, max_length=253)]
 
 
 @dataclass(frozen=True, config=FROZEN)

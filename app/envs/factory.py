@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import gymnasium
 
-from app.config.schema import CarRacingConfig, EnvConfig, GymConfig, SimConfig
+from app.config.schema import CarRacingConfig, EnvConfig, GymConfig, SimConfig, TrackmaniaConfig
+from app.envs.car_spec import car_spec
 from app.envs.gym_env import GymTask
 from app.envs.sim import TrackSim
 from app.envs.spec import EnvError, ObservationSpec
-from app.envs.track_env import track_spec
 
 __all__ = ["EnvError", "make_env", "make_spec"]
 
@@ -37,6 +37,8 @@ def make_env(cfg: EnvConfig, tracks: Sequence[int], seed: int, render_size: int 
             return CarRacing(cfg, tracks, seed)
         case GymConfig():
             return GymTask(cfg, seed)
+        case TrackmaniaConfig():
+            return _make_game(cfg)
 
 
 def make_spec(cfg: EnvConfig) -> ObservationSpec:
@@ -52,7 +54,18 @@ def make_spec(cfg: EnvConfig) -> ObservationSpec:
         EnvError: If the environment cannot be built as configured.
     """
     if not isinstance(cfg, GymConfig):
-        return track_spec(cfg)
+        return car_spec(cfg)
     task = GymTask(cfg, seed=0)
     task.close()
     return task.spec_
+
+
+def _make_game(cfg: TrackmaniaConfig) -> gymnasium.Env:
+    try:
+        from app.envs.trackmania.env import Trackmania  # brings what drives windows and gamepads
+    except (ImportError, OSError) as error:
+        raise EnvError(
+            f"env = {cfg.name}: what drives the game cannot be imported here ({error}). It needs Windows, or Linux "
+            "with a display; python app/doctor.py env=trackmania says what is missing. Trainer and server need no game."
+        ) from error
+    return Trackmania(cfg)

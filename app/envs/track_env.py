@@ -11,14 +11,12 @@ import numpy as np
 from gymnasium.utils import seeding
 
 from app.config.schema import TrackEnvConfig
+from app.envs.car_spec import car_spec
 from app.envs.ego import EgoCamera
 from app.envs.lidar import Lidar
 from app.envs.observation import ObservationBuilder
-from app.envs.spec import ObservationSpec
 from app.envs.track import Track
 
-_ACTIONS = 3  # gas, brake, steer
-_GEARS, _RPM = 5.0, 10_000.0  # the most there is
 OUTCOMES = ("", "off_track", "lap", "stalled", "timeout")
 
 
@@ -31,21 +29,6 @@ class Motion(NamedTuple):
     speed: float  # m/s along the heading
     gear: int  # 0 (standing) to 5
     rpm: float  # 10 000 at the top of a gear
-
-
-def track_spec(cfg: TrackEnvConfig) -> ObservationSpec:
-    """Return the observation contract: sensors are speed (m/s), gear, rpm and the lidar (m)."""
-    size = cfg.image_size
-    return ObservationSpec(
-        sensors=3 + cfg.lidar_beams,
-        action_dim=_ACTIONS,
-        action_history=cfg.action_history,
-        image_shape=(cfg.image_history, size, size) if cfg.images else None,
-        window=cfg.window,
-        window_sensors=(0, *range(3, 3 + cfg.lidar_beams)),
-        sensor_scale=(cfg.top_speed, _GEARS, _RPM, *[cfg.lidar_range] * cfg.lidar_beams),
-        reward_scale=cfg.reward_per_metre * cfg.top_speed * cfg.step_s,
-    )
 
 
 class TrackEnv(gymnasium.Env):
@@ -74,7 +57,7 @@ class TrackEnv(gymnasium.Env):
         """
         self._cfg = cfg
         self._tracks = tuple(tracks)
-        self.spec_ = track_spec(cfg)
+        self.spec_ = car_spec(cfg)
         self.observation_space = self.spec_.space()
         self.action_space = self.spec_.action_space()
         self._np_random, self._np_random_seed = seeding.np_random(seed)

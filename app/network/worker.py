@@ -87,6 +87,7 @@ class NetworkWorker(RolloutWorker):
         self.standalone = False
         self.name = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._cfg, self._console, self._check = config.network, console, check
+        self._real_time = config.env.real_time
         self._keys = keys_of(config)
         self._digest = digest(self._keys)
         self._note: Note | None = None
@@ -165,6 +166,10 @@ class NetworkWorker(RolloutWorker):
 
     def close(self) -> None:
         """Leave the server, and the environment."""
+        if self._real_time:
+            tell(
+                self._console, f"how long the steps lasted:\n{self.env.health.histogram()}\n  {self.env.health.line()}"
+            )
         self.env.close()
         self._endpoint.stop()
 
@@ -277,4 +282,10 @@ class NetworkWorker(RolloutWorker):
             self._endpoint.produce(to_plain(hello), TRAINERS)
         if now - self._told >= _TELL_S and self._episodes > self._episodes_told:
             self._told, self._episodes_told = now, self._episodes
-            tell(self._console, f"{self._episodes} episodes, {self._steps:,} steps, actor {self._version}")
+            tell(
+                self._console,
+                f"{self._episodes} episodes, {self._steps:,} steps, actor {self._version}{self._rhythm()}",
+            )
+
+    def _rhythm(self) -> str:
+        return f"; {self.env.health.line()}" if self._real_time else ""

@@ -13,6 +13,7 @@ Flat = dict[str, Any]
 
 _LEARNING_ONLY = ("encoder.prediction_weight", "critic.initial_q")  # no matter to networks and data that are there
 _EVALUATION_ONLY = ("env.eval_tracks", "env.return_range")
+_HERE_ONLY = ("env.reward_file", "env.openplanet.host", "env.openplanet.port", "env.openplanet.timeout_s")
 _IMAGES_ONLY = ("env.image_size", "env.image_history")
 
 
@@ -41,7 +42,7 @@ def fingerprint(config: Config) -> Flat:
         sections.append("encoder")
     flat = flatten({section: asdict(getattr(config, section)) for section in sections})
     flat["log_std_min"] = flat.pop("actor.log_std_min")  # as it is spelt on the command line
-    left_out = _LEARNING_ONLY + _EVALUATION_ONLY + (() if images else _IMAGES_ONLY)
+    left_out = _LEARNING_ONLY + _EVALUATION_ONLY + _HERE_ONLY + (() if images else _IMAGES_ONLY)
     return {key: value for key, value in sorted(flat.items()) if key not in left_out}
 
 

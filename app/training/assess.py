@@ -47,7 +47,7 @@ def assess(cfg: EvaluateConfig) -> float:
     path = folder.path / "evaluation.json"
     write_json(path, _result(name, tracks, evaluation))
     tell(console, f"result  {path}")
-    if cfg.video:
+    if cfg.video and not config.env.real_time:  # the game shows itself
         video = folder.path / "videos" / "evaluation.mp4"
         if filmed := film_best(actor, config.env, starts, evaluation.deterministic, cfg.seed, cfg.video_size, video):
             tell(console, f"video   {video} ({filmed})")

@@ -117,6 +117,8 @@ class Conclusion:
         if config.logger.curves:
             plot_curves(folder.metrics, folder.curves)
             paths["curves"] = folder.curves
+        if config.env.real_time:  # the game shows itself, to whoever plays it
+            return paths
         det, _ = starts_of(config, REPORT)
         film = (self.actor, config.env, det, evaluation.deterministic, config.seed, config.logger.video_size)
         if config.logger.video and film_best(*film, folder.best_video):

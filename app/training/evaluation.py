@@ -1,4 +1,4 @@
-"""Evaluation episodes: several at once, from fixed starts, with one forward pass for all of them."""
+"""Evaluation episodes: several at once, from fixed starts; one after another in a game."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -62,30 +62,36 @@ class Evaluator:
         return Evaluation(self.drive(actor, det, test=True), self.drive(actor, stoch, test=False))
 
     def drive(self, actor: DrivingActor, starts: Sequence[Start], test: bool) -> tuple[Episode, ...]:
-        """Run one episode from every start, in lockstep; training's random numbers stay as they are."""
+        """Run one episode from every start; training's random numbers stay as they are."""
+        together = 1 if self.cfg.real_time else max(1, len(starts))  # there is one game
+        with torch.random.fork_rng(devices=_used_gpus()):
+            torch.manual_seed(self.seed)
+            groups = [starts[i : i + together] for i in range(0, len(starts), together)]
+            return tuple(episode for group in groups for episode in self._drive_together(actor, group, test))
+
+    def close(self) -> None:
+        """Close the environments."""
+        for env in self._envs:
+            env.close()
+
+    def _drive_together(self, actor: DrivingActor, starts: Sequence[Start], test: bool) -> list[Episode]:
+        """Drive in lockstep, with one forward pass for all."""
         while len(self._envs) < len(starts):
             self._envs.append(make_env(self.cfg, [start.track for start in starts], self.seed))
         envs = self._envs[: len(starts)]
         observations = [_reset(env, self.cfg, start) for env, start in zip(envs, starts, strict=True)]
         returns, lengths, ends = [0.0] * len(starts), [0] * len(starts), [{} for _ in starts]
         running = list(range(len(starts)))
-        with torch.random.fork_rng(devices=_used_gpus()):
-            torch.manual_seed(self.seed)
-            while running:
-                self.on_step()
-                actions = actor.actions(_stack([observations[i] for i in running], actor.device), test).cpu().numpy()
-                for i, action in zip(list(running), actions, strict=True):
-                    observations[i], reward, terminated, truncated, ends[i] = envs[i].step(action)
-                    returns[i] += reward
-                    lengths[i] += 1
-                    if terminated or truncated:
-                        running.remove(i)
-        return tuple(episode_of(*row) for row in zip(starts, returns, lengths, ends, strict=True))
-
-    def close(self) -> None:
-        """Close the environments."""
-        for env in self._envs:
-            env.close()
+        while running:
+            self.on_step()
+            actions = actor.actions(_stack([observations[i] for i in running], actor.device), test).cpu().numpy()
+            for i, action in zip(list(running), actions, strict=True):
+                observations[i], reward, terminated, truncated, ends[i] = envs[i].step(action)
+                returns[i] += reward
+                lengths[i] += 1
+                if terminated or truncated:
+                    running.remove(i)
+        return [episode_of(*row) for row in zip(starts, returns, lengths, ends, strict=True)]
 
 
 def record(
