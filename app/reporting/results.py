@@ -19,6 +19,7 @@ class Episode:
         outcome: how it ended, such as "lap", "off_track" or "timeout".
         track: seed of the track.
         start: place of the start, as a share of the track, 0 to 1.
+        native_return: what a game of its own scoring gave for the same driving; None where there is none.
     """
 
     ret: float
@@ -28,6 +29,7 @@ class Episode:
     outcome: str
     track: int
     start: float
+    native_return: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ def _metrics(episodes: Sequence[Episode], policy: str) -> dict[str, float]:
     if shares:
         add(f"lap_share_{policy}", shares)
         found[f"laps_{policy}"] = sum(episode.outcome == "lap" for episode in episodes) / len(episodes)
-    times = [episode.lap_time for episode in episodes if episode.lap_time is not None]
-    if times:
-        add(f"lap_time_{policy}", times)
+    for name in ("lap_time", "native_return"):
+        if known := [value for episode in episodes if (value := getattr(episode, name)) is not None]:
+            add(f"{name}_{policy}", known)
     for outcome, count in sorted(Counter(episode.outcome for episode in episodes).items()):
         found[f"outcome_{policy}/{outcome}"] = count / len(episodes)
     return found

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -20,6 +20,7 @@ _ROWS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "best_epoch": ("best epoch", "{:,}".format),
     "return_test_det": ("return, deterministic", "{:.2f}".format),
     "return_test_stoch": ("return, stochastic", "{:.2f}".format),
+    "native_return_det": ("the game's own score", "{:.1f}".format),
     "lap_share_det": ("lap share, deterministic", "{:.2f}".format),
     "lap_share_stoch": ("lap share, stochastic", "{:.2f}".format),
     "laps_det": ("finished laps", "{:.0%}".format),
@@ -29,6 +30,28 @@ _ROWS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "wall_s": ("wall time", duration),
     "updates_per_s": ("updates per second", number),
 }
+
+
+class _Column(NamedTuple):
+    """A number of every episode."""
+
+    name: str
+    of: Callable[[Episode], float | None]
+    form: str
+
+    def cell(self, value: float | None) -> str:
+        return "-" if value is None else self.form.format(value)
+
+
+_PLAIN = (
+    _Column("return", lambda episode: episode.ret, "{:.2f}"),
+    _Column("steps", lambda episode: episode.length, "{:,.0f}"),
+)
+_LAPS = (
+    _Column("lap share", lambda episode: episode.lap_share, "{:.2f}"),
+    _Column("lap time", lambda episode: episode.lap_time, "{:.2f} s"),
+)
+_NATIVE = _Column("game's score", lambda episode: episode.native_return, "{:.1f}")
 
 
 def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
@@ -64,42 +87,32 @@ def evaluation_table(console: Console, evaluation: Evaluation, title: str) -> No
 
 def _episodes(episodes: Sequence[Episode]) -> Table:
     laps = any(not math.isnan(episode.lap_share) for episode in episodes)
+    columns = [*_PLAIN, *(_LAPS if laps else ())]
+    columns += [_NATIVE] if any(episode.native_return is not None for episode in episodes) else []
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    columns = ("track", "start", "return", "steps", "lap share", "lap time")
-    for name in columns if laps else columns[2:4]:
+    for name in (*(("track", "start") if laps else ()), *(column.name for column in columns)):
         table.add_column(name, justify="right")
     table.add_column("outcome")
     for episode in episodes:
         outcome = Text(episode.outcome, style="green" if episode.outcome == "lap" else "")
         place = [str(episode.track), f"{episode.start:.2f}"] if laps else []
-        table.add_row(*place, *_cells(_numbers(episode, laps)), outcome)
+        table.add_row(*place, *(column.cell(column.of(episode)) for column in columns), outcome)
     table.add_section()
-    numbers = zip(*(_numbers(episode, laps) for episode in episodes), strict=True)
-    means, stds = zip(*(_mean_std(values) for values in numbers), strict=True)
+    pairs = [_mean_std([column.of(episode) for episode in episodes]) for column in columns]
+    means, stds = ([column.cell(pair[i]) for column, pair in zip(columns, pairs, strict=True)] for i in (0, 1))
     if laps:
         finished = sum(episode.outcome == "lap" for episode in episodes)
-        table.add_row("mean", "", *_cells(means), f"{finished} of {len(episodes)} laps", style="bold")
-        table.add_row("± std", "", *_cells(stds), "", style="bold")
+        table.add_row("mean", "", *means, f"{finished} of {len(episodes)} laps", style="bold")
+        table.add_row("± std", "", *stds, "", style="bold")
     else:
-        table.add_row(*_cells(means), "mean", style="bold")
-        table.add_row(*_cells(stds), "± std", style="bold")
+        table.add_row(*means, "mean", style="bold")
+        table.add_row(*stds, "± std", style="bold")
     return table
-
-
-def _numbers(episode: Episode, laps: bool) -> tuple[float | None, ...]:
-    plain = (episode.ret, episode.length)
-    return (*plain, episode.lap_share, episode.lap_time) if laps else plain
 
 
 def _mean_std(column: Sequence[float | None]) -> tuple[float | None, float | None]:
     known = [value for value in column if value is not None]
     return mean_std(known) if known else (None, None)
-
-
-def _cells(numbers: Sequence[float | None]) -> list[str]:
-    formats = ("{:.2f}", "{:,.0f}", "{:.2f}", "{:.2f} s")  # return, steps, lap share, lap time
-    pairs = zip(formats, numbers, strict=False)
-    return ["-" if value is None else show.format(value) for show, value in pairs]
 
 
 def _known(summary: Mapping[str, Any], key: str) -> bool:

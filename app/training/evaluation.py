@@ -137,7 +137,6 @@ def episode_of(start: Start, total: float, length: int, info: dict) -> Episode:
         length: environment steps.
         info: of its last step.
     """
-    # A Gymnasium task has no laps: the key is absent there.
-    share = info["lap_share"] if "lap_share" in info else math.nan
-    time_ = info["lap_time"] if "lap_time" in info else None
-    return Episode(float(total), length, share, time_, info["outcome"], start.track, start.position)
+    # A Gymnasium task has no laps, and most tasks no other score than ours: the keys are absent there.
+    share, time_, native = info.get("lap_share", math.nan), info.get("lap_time"), info.get("native_return")
+    return Episode(float(total), length, share, time_, info["outcome"], start.track, start.position, native)
