@@ -360,6 +360,14 @@ def test_a_fresh_network_that_says_a_little_more_than_0_is_no_collapse():
     assert collapse(late, CONFIG)  # what it did not begin with excuses nothing
 
 
+def test_a_short_run_is_told_that_it_collapsed():
+    """A smoke run does eight updates; its Q is what was drawn, on either side of 0."""
+    odd = {"reward_min": -0.001, "reward_max": 0.001, "q_mean": [1.5, -0.6]}
+    early = [epoch | {"updates": 4 * number} for number, epoch in enumerate(history(2, **odd), start=1)]
+    late = [epoch | {"updates": 1000 + number} for number, epoch in enumerate(early)]
+    assert not collapse(early, CONFIG) and collapse(late, CONFIG)
+
+
 def test_q_may_be_where_it_began_and_fall_from_there():
     begun = compose_config("env=sim_lidar", "critic.initial_q=30")
     for q in (29.0, 10.0, 0.1):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from app.config.fields import FROZEN, NonNegative, Positive, PositiveFloat
+from app.config.fields import FROZEN, Count, NonNegative, Positive, PositiveFloat
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Epochs = Annotated[int, Field(ge=2)]
@@ -30,6 +30,7 @@ class CollapseConfig:
     low_score: Share
     low_epochs: Positive
     q_margin: NonNegative  # steps' worth of reward and entropy
+    q_after: Count  # updates
     stuck_epochs: Epochs
     stuck_share: NonNegative  # of how far the stochastic return moved
     stuck_gap: NonNegative  # share of the stochastic return

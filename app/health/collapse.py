@@ -35,11 +35,14 @@ def _not_finite(history: History) -> str:
 
 
 def _impossible_q(history: History, config: Config) -> str:
+    rules = config.health.collapse
+    if not any(updates >= rules.q_after for updates in column(history[-1:], "updates")):
+        return ""
     start = config.critic.initial_q if config.training.init_from is None else None
     q, bounds = column(history[-1:], "q_mean"), q_bounds(history, config.agent, start)
     if not q or bounds is None:
         return ""
-    beyond = config.health.collapse.q_margin * bounds.step
+    beyond = rules.q_margin * bounds.step
     if not beyond or bounds.low - beyond <= q[0] <= bounds.high + beyond:  # without any reward there is no scale
         return ""
     return f"q_mean is {q[0]:.3g}, and the rewards and entropies seen allow {bounds.low:.3g} to {bounds.high:.3g}"
