@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import cv2
 import gymnasium
@@ -215,6 +216,14 @@ def test_a_window_of_another_size_bends_the_lidar(game, opened, monkeypatch):
 
     monkeypatch.setattr(interface, "WindowInterface", lambda title: Window(title, game.car, size=(640, 480)))
     with pytest.raises(EnvError, match="env.game_window = 958 × 488: the window is 640 × 480"):
+        opened().reset()
+
+
+def test_without_the_window_the_desktop_is_driven_along(opened, monkeypatch):
+    import app.envs.trackmania.interface as interface
+
+    monkeypatch.setattr(interface, "WindowInterface", lambda title: types.SimpleNamespace(window_id=None))
+    with pytest.raises(EnvError, match="env.game_window.title = Trackmania: no window is called so"):
         opened().reset()
 
 

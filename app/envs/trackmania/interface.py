@@ -53,7 +53,7 @@ class TM2020HybridInterface(TM2020Interface):
         cfg = self._cfg
         self.client = OpenPlanetClient(cfg.openplanet)
         self.j = vgamepad.VX360Gamepad()
-        self.window_interface = WindowInterface(cfg.game_window.title)
+        self.window_interface = find_window(cfg.game_window.title)
         self.window_interface.move_and_resize(w=cfg.game_window.width, h=cfg.game_window.height)
         self.img_hist = deque(maxlen=cfg.image_history)
         self._lidar = Lidar(self._screenshot())
@@ -112,6 +112,21 @@ class TM2020HybridInterface(TM2020Interface):
                 "game to windowed mode, and the scaling of the display to 100 %."
             )
         return picture
+
+
+def find_window(title: str) -> WindowInterface:
+    """Return tmrl's hold on the window with this title.
+
+    Raises:
+        EnvError: there is none. On Linux tmrl goes on without, and shows whatever else is on the screen.
+    """
+    window = WindowInterface(title)
+    if getattr(window, "window_id", title) is None:
+        raise EnvError(
+            f"env.game_window.title = {title}: no window is called so. Start Trackmania in windowed mode, not "
+            "minimised, and see that xdotool is installed."
+        )
+    return window
 
 
 def make_reward(cfg: TrackmaniaConfig, trajectory: np.ndarray) -> RewardFunction:
