@@ -305,7 +305,7 @@ def envelope(body: bytes, password=PASSWORD) -> bytes:
     return f"{len(body):<{HEADER}}{password}".encode() + body
 
 
-def test_a_hostile_peer_runs_code_or_stops_the_server(site, tmp_path):
+def test_a_hostile_peer_runs_code_or_stops_the_server_or_fills_its_terminal(site, tmp_path, capfd):
     canary = tmp_path / "canary"
     bomb = pickle.dumps(Bomb(canary))
     right = site.network()
@@ -320,6 +320,7 @@ def test_a_hostile_peer_runs_code_or_stops_the_server(site, tmp_path):
             envelope(dumps(7)),
             b"-5      " + PASSWORD.encode() + b"x" * 20,
             b"99999999" + PASSWORD.encode(),
+            b"9       " + b"\xff" * 40,  # a password that is no text
             b"A" * 100_000,
             b"",
         ):
@@ -336,6 +337,7 @@ def test_a_hostile_peer_runs_code_or_stops_the_server(site, tmp_path):
                 from_plain(data)
         trainer.stop()
         assert talk(right, right, 20)
+    assert "Traceback" not in capfd.readouterr().err
     assert not canary.exists()
     pickle.loads(bomb).close()
     assert canary.exists()  # it would have

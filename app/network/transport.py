@@ -46,7 +46,15 @@ class _Guard:
     keys: tuple[Path, Path, Path] | None
 
 
-class _GuardedServer(Server):
+class _Hurried:
+    """Ends when everything is acknowledged, or after a while: who should acknowledge it may be gone, or a stranger."""
+
+    def close(self, counter: int) -> None:
+        """Try to end; tlspyo tries again after a second, and counts."""
+        super().close(counter if counter <= _FAREWELL_S else _AT_ONCE)
+
+
+class _GuardedServer(_Hurried, Server):
     """The relay's network process."""
 
     guard: _Guard
@@ -68,7 +76,7 @@ class _GuardedServer(Server):
         reactor.run(installSignalHandlers=False)
 
 
-class _GuardedClient(Client):
+class _GuardedClient(_Hurried, Client):
     """An endpoint's network process."""
 
     guard: _Guard
@@ -90,10 +98,6 @@ class _GuardedClient(Client):
         self._reactor = reactor
         reactor.run(installSignalHandlers=False)
 
-    def close(self, counter: int) -> None:
-        """Leave when everything is acknowledged, or after a while: the server may be gone."""
-        super().close(counter if counter <= _FAREWELL_S else _AT_ONCE)
-
 
 class _KeepAliveProtocol(ServerProtocol):
     def connectionMade(self) -> None:  # noqa: N802 (twisted's name)
@@ -103,6 +107,10 @@ class _KeepAliveProtocol(ServerProtocol):
             if hasattr(socket, name):
                 tcp.socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         super().connectionMade()
+
+    def dataReceived(self, data: bytes) -> None:  # noqa: N802 (twisted's name)
+        with contextlib.suppress(Exception):  # tlspyo has hung up by then; a stranger's bytes are no traceback
+            super().dataReceived(data)
 
 
 class _KeepAliveFactory(ServerProtocolFactory):

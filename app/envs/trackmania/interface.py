@@ -124,7 +124,7 @@ def find_window(title: str) -> WindowInterface:
     if getattr(window, "window_id", title) is None:
         raise EnvError(
             f"env.game_window.title = {title}: no window is called so. Start Trackmania in windowed mode, not "
-            "minimised, and see that xdotool is installed."
+            "minimised, with xdotool installed; or name its window: env.game_window.title."
         )
     return window
 
