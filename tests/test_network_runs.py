@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -241,40 +242,51 @@ def relay(cfg):
         made.stop()
 
 
-def talk(cfg, other, seconds=2.0) -> bool:
-    """Whether a message of an endpoint with ``other``'s settings reaches the trainer of ``cfg``."""
-    trainer, worker = make_endpoint(cfg, TRAINERS), make_endpoint(other, WORKERS)
-    try:
-        worker.produce({"x": 1}, TRAINERS)
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            trainer.notify({TRAINERS: -1})
-            if trainer.receive_all():
-                return True
-            time.sleep(0.1)
-        return False
-    finally:
-        worker.stop()
-        trainer.stop()
+@contextlib.contextmanager
+def endpoints(*which):
+    """Endpoints of (configuration, group), made and stopped all at once."""
+    with ThreadPoolExecutor() as pool:
+        made = [make_endpoint(*one) for one in which]
+        try:
+            yield made
+        finally:
+            list(pool.map(lambda one: one.stop(), made))
+
+
+def listen(trainer, seconds) -> list:
+    """The first messages that reach a trainer's endpoint; what is unreadable is passed over."""
+    deadline, got = time.monotonic() + seconds, []
+    while time.monotonic() < deadline and not got:
+        trainer.notify({TRAINERS: -1})
+        with contextlib.suppress(ValueError):
+            got = trainer.receive_all()
+        time.sleep(0.05)
+    return got
 
 
 def test_a_wrong_password_or_certificate_gets_in(site, tmp_path):
     certificates.make_keys(tmp_path / "others")
+    mixed = tmp_path / "mixed" / "client"
+    mixed.mkdir(parents=True)
+    for name, source in (("authority", site.keys), ("certificate", tmp_path / "others"), ("key", tmp_path / "others")):
+        (mixed / f"{name}.pem").write_bytes((source / "client" / f"{name}.pem").read_bytes())
     right = site.network()
-    with relay(right):
-        assert talk(right, right, 20)
-        assert not talk(right, site.network(password="another password"))
-        assert not talk(right, site.network(keys_dir=tmp_path / "others"))  # trusts another server
-        mixed = tmp_path / "mixed" / "client"
-        mixed.mkdir(parents=True)
-        for name, source in (
-            ("authority.pem", site.keys),
-            ("certificate.pem", tmp_path / "others"),
-            ("key.pem", tmp_path / "others"),
-        ):
-            (mixed / name).write_bytes((source / "client" / name).read_bytes())
-        assert not talk(right, site.network(keys_dir=tmp_path / "mixed"))  # trusts ours, shows another's
-        assert not talk(right, site.network(tls="false"))
+    wrong = {
+        "password": site.network(password="another password"),
+        "trusts another server": site.network(keys_dir=tmp_path / "others"),
+        "trusts ours, shows another's": site.network(keys_dir=tmp_path / "mixed"),
+        "no TLS": site.network(tls="false"),
+    }
+    with (
+        relay(right),
+        endpoints((right, TRAINERS), *((cfg, WORKERS) for cfg in wrong.values())) as (trainer, *strangers),
+    ):
+        for stranger, name in zip(strangers, wrong, strict=True):
+            stranger.produce({"from": name}, TRAINERS)
+        assert listen(trainer, 3.0) == []
+        with endpoints((right, WORKERS)) as (worker,):
+            worker.produce({"from": "right"}, TRAINERS)
+            assert listen(trainer, 20.0) == [{"from": "right"}]
 
 
 def raw(site, side="client", data=b"", seconds=3.0) -> bytes:
@@ -324,19 +336,13 @@ def test_a_hostile_peer_runs_code_or_stops_the_server_or_fills_its_terminal(site
             b"A" * 100_000,
             b"",
         ):
-            raw(site, data=data, seconds=1.0)
-        trainer = make_endpoint(right, TRAINERS)
-        got, deadline = [], time.monotonic() + 5
-        while time.monotonic() < deadline:
-            trainer.notify({TRAINERS: -1})
-            with contextlib.suppress(ValueError):  # the bomb is no msgpack
-                got += trainer.receive_all()
-            time.sleep(0.1)
-        for data in got:
-            with pytest.raises(MessageError):
-                from_plain(data)
-        trainer.stop()
-        assert talk(right, right, 20)
+            raw(site, data=data, seconds=0.3)
+        with endpoints((right, TRAINERS), (right, WORKERS)) as (trainer, worker):
+            for data in listen(trainer, 1.0):  # the bomb is no msgpack
+                with pytest.raises(MessageError):
+                    from_plain(data)
+            worker.produce({"x": 1}, TRAINERS)
+            assert listen(trainer, 20.0) == [{"x": 1}]  # the server still serves
     assert "Traceback" not in capfd.readouterr().err
     assert not canary.exists()
     pickle.loads(bomb).close()

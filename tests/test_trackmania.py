@@ -15,15 +15,18 @@ import numpy as np
 import psutil
 import pytest
 
+from app.config.schema import ExportConfig
 from app.envs import factory
 from app.envs.factory import EnvError, make_env, make_spec
 from app.envs.trackmania.health import RealTimeHealth
 from app.envs.trackmania.trajectory import best_return, length_of, load_trajectory
 from app.errors import UserError
+from app.export_bundle.export import export
 from app.network.transport import free_port
 from app.replay.compress import SampleCompressor
 from app.replay.memory import ReplayMemory
 from app.replay.storage import MemoryStorage
+from app.runs.config_file import read_config
 from app.runs.fingerprint import fingerprint
 from app.tmrl_api import Buffer
 from tests.game import PACKET, RESPAWN, Game, Window, straight
@@ -387,8 +390,8 @@ def test_a_run_on_the_game_does_not_train_or_evaluate(tmp_path):
     port, runs = free_port(), tmp_path / "runs"
     common = [
         *TINY[1:], "env=trackmania", "env.images=false", "env.sleep_at_reset=0.15", "network.password=a-password",
-        f"network.port={port}", f"runs_dir={runs}", "run_name=game", "training.epochs=2", "network.patience_s=20",
-        "env.max_steps=30", "training.eval_episodes_stochastic=1", "training.steps=10", "training.start_training=40",
+        f"network.port={port}", f"runs_dir={runs}", "run_name=game", "training.epochs=1", "network.patience_s=20",
+        "env.max_steps=20", "training.eval_episodes_stochastic=1", "training.steps=5", "training.start_training=30",
         "training.max_training_steps_per_env_step=0.5", "env.window=4",
     ]  # fmt: skip
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -412,7 +415,10 @@ def test_a_run_on_the_game_does_not_train_or_evaluate(tmp_path):
             process.terminate()
             process.wait(timeout=20)
     summary = json.loads((runs / "game" / "summary.json").read_text())
-    assert summary["stop_reason"] == "finished" and summary["updates"] == 40 and summary["return_test_det"] > -1
+    assert summary["stop_reason"] == "finished" and summary["updates"] == 10 and summary["return_test_det"] > -1
     assert summary["lap_share_det"] >= 0 and "video" not in summary["paths"]
+    kept = read_config(runs / "game" / "config.yaml")  # which no process could start as it is: role=local
+    assert kept.env.kind == "trackmania" and kept.network.password is None
+    assert export(ExportConfig(str(runs / "game"), None, False)).joinpath("driver.py").is_file()
     assert "how long the steps lasted" in texts()["worker"] and "actions missed their step" in texts()["worker"]
     assert threading.active_count() < 50

@@ -12,11 +12,12 @@ LEAST_PASSWORD = 8  # characters
 
 def problems(config: Config) -> list[str]:
     """Return a sentence for every rule that the configuration breaks."""
-    rules = (
-        _log_std, _model_needs, _norm_groups, _attention_heads, _film_widths, _replay_size, _no_repeats, _return_range,
-        _weights, _health_limits, _password, _open_door, _real_time,
-    )  # fmt: skip
-    return [problem for rule in rules for problem in rule(config)]
+    return [*kept_problems(config), *(problem for rule in _OF_A_START for problem in rule(config))]
+
+
+def kept_problems(config: Config) -> list[str]:
+    """The same for what a run keeps of its configuration: without the rules about where its parts start."""
+    return [problem for rule in _OF_A_RUN for problem in rule(config)]
 
 
 def _log_std(config: Config) -> list[str]:
@@ -174,6 +175,13 @@ def _real_time(config: Config) -> list[str]:
     if config.role == "all" and config.workers > 1:
         return [f"workers = {config.workers}: there is one game on a machine. Use workers=1."]
     return []
+
+
+_OF_A_RUN = (
+    _log_std, _model_needs, _norm_groups, _attention_heads, _film_widths, _replay_size, _no_repeats, _return_range,
+    _weights, _health_limits,
+)  # fmt: skip
+_OF_A_START = (_password, _open_door, _real_time)
 
 
 def warnings(config: Config) -> list[str]:

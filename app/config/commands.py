@@ -38,3 +38,12 @@ class MakeKeysConfig:
     """What ``app/make_keys.py`` is asked to do."""
 
     folder: str
+
+
+@dataclass(frozen=True, config=FROZEN)
+class ExportConfig:
+    """What ``app/export.py`` is asked to do."""
+
+    run: str  # folder of a run
+    folder: str | None  # null: export/ in the folder of the run
+    onnx: bool

@@ -1,7 +1,7 @@
 """From the composed YAML to the typed, frozen configuration."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -55,10 +55,16 @@ def load(cfg: DictConfig) -> Config:
     Raises:
         ConfigError: With every problem found.
     """
-    config = validate(cfg, Config)
-    if found := checks.problems(config):
-        raise ConfigError(found)
-    return config
+    return _checked(validate(cfg, Config), checks.problems)
+
+
+def load_kept(cfg: DictConfig) -> Config:
+    """The same for what a run has kept of its configuration, which need not be able to start as it is.
+
+    Raises:
+        ConfigError: With every problem found.
+    """
+    return _checked(validate(cfg, Config), checks.kept_problems)
 
 
 def validate(cfg: DictConfig, schema: type[Schema]) -> Schema:
@@ -75,6 +81,12 @@ def validate(cfg: DictConfig, schema: type[Schema]) -> Schema:
         return TypeAdapter(schema).validate_python(values)
     except ValidationError as error:
         raise ConfigError(_problems(error, cfg, schema)) from None
+
+
+def _checked(config: Config, problems: Callable[[Config], list[str]]) -> Config:
+    if found := problems(config):
+        raise ConfigError(found)
+    return config
 
 
 def suggestion(key: str, schema: type) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from app.config.commands import ExportConfig as ExportConfig
 from app.config.commands import MakeKeysConfig as MakeKeysConfig
 from app.config.commands import SweepReportConfig as SweepReportConfig
 from app.config.commands import ValidateConfig as ValidateConfig

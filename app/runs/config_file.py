@@ -9,14 +9,14 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from app.config.load import ConfigError, load
+from app.config.load import ConfigError, load_kept
 from app.config.schema import Config
 from app.errors import UserError
 from app.files import replacing
 
 
 def write_config(path: Path, config: Config) -> None:
-    """Write a configuration as YAML that ``app.config.load.load`` reads; a restart belongs to one start only."""
+    """Write a configuration as YAML for ``read_config``; role, secrets and a restart are of one start only."""
     with replacing(path) as temporary:
         plain = _plain(asdict(config.to_keep()))
         temporary.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
@@ -32,7 +32,7 @@ def read_config(path: Path) -> Config:
         cfg = OmegaConf.load(path)
         if not OmegaConf.is_dict(cfg):
             raise ValueError("it holds no keys")
-        return load(cfg)
+        return load_kept(cfg)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     except ConfigError as error:

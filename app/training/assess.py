@@ -14,7 +14,7 @@ from app.reporting.formatting import make_console, tell
 from app.reporting.results import Episode, Evaluation
 from app.reporting.summary import evaluation_table
 from app.reporting.video import write_video
-from app.runs.config_file import read_config
+from app.runs.best import config_of_best
 from app.runs.folder import RunFolder
 from app.training.evaluation import Evaluator, Start, make_starts, record
 from app.training.setup import prepare
@@ -30,7 +30,7 @@ def assess(cfg: EvaluateConfig) -> float:
         UserError: the folder holds no run with a best policy, or the tracks do not suit its environment.
     """
     folder = RunFolder(Path(cfg.run))
-    config = _config_of(folder)
+    config = config_of_best(folder)
     tracks = _tracks(cfg, config)
     device = prepare(cfg.device, cfg.threads, cfg.seed)
     spec = make_spec(config.env)
@@ -75,13 +75,6 @@ def film_best(
         return ""
     write_video(path, frames, env.video_fps)
     return f"{episode.outcome}, return {episode.ret:.1f}"
-
-
-def _config_of(folder: RunFolder) -> Config:
-    for path, what in ((folder.config, "no run"), (folder.best_actor, "a run without a best policy yet")):
-        if not path.is_file():
-            raise UserError(f"run = {folder.path}: holds {what} ({path} is missing). Name a folder below runs/.")
-    return read_config(folder.config)
 
 
 def _tracks(cfg: EvaluateConfig, config: Config) -> tuple[int, ...]:
