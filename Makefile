@@ -1,4 +1,4 @@
-# make train | test | test-slow | lint | bench | clean.      Another Python: make train PYTHON=python3.12
+# make train | test | test-e2e | test-slow | lint | bench | clean.      Another Python: make train PYTHON=python3.12
 PYTHON ?= python3
 ARGS ?=
 VENV := .venv
@@ -6,13 +6,16 @@ BIN := $(VENV)/bin
 SCRATCH := $(CURDIR)/$(VENV)/scratch-home
 
 .DEFAULT_GOAL := train
-.PHONY: train test test-slow lint bench clean
+.PHONY: train test test-e2e test-slow lint bench clean
 
 train: $(VENV)/installed
 	$(BIN)/python app/train.py model=droq_contextual $(ARGS)
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+test-e2e: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n auto -m "e2e and not slow" $(ARGS)
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto -m slow --timeout 3600 $(ARGS)

@@ -77,6 +77,7 @@ def test_what_the_cluster_refuses_is_told_in_words(tmp_path):
     assert "failed: sbatch: error: invalid partition specified: nope. Set hydra.launcher.partition" in told
 
 
+@pytest.mark.e2e
 def test_every_job_of_submitit_has_its_own_run_folder(tmp_path):
     out = finish(start(tmp_path, "mine-${seed}", "-m", "seed=0,1", "training.epochs=1", LOCAL))
     assert {path.parent.name[:6] for path in tmp_path.glob("mine-*/summary.json")} == {"mine-0", "mine-1"}, out

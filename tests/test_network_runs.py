@@ -155,6 +155,7 @@ def marks_in(run: Path, spec) -> list[float]:
     return [float(reward) for reward in rewards if reward >= 1000.0]
 
 
+@pytest.mark.e2e
 def test_a_killed_worker_and_a_killed_server_cost_samples_or_the_run(site):
     server = site.start("server")
     workers = [site.start("worker", "network.patience_s=60") for _ in range(2)]
@@ -195,6 +196,7 @@ def test_a_killed_worker_and_a_killed_server_cost_samples_or_the_run(site):
     )
 
 
+@pytest.mark.e2e
 def test_all_roles_leave_a_process_or_a_port_when_the_run_ends(site):
     run = site.start("all", "training.epochs=1", "network.tls=false")
     seen = set()
@@ -206,6 +208,7 @@ def test_all_roles_leave_a_process_or_a_port_when_the_run_ends(site):
     assert ended(seen, 5)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_all_roles_leave_a_process_or_a_port_when_the_trainer_is_killed(site, how):
     run = site.start("all", "training.epochs=500")

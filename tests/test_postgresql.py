@@ -50,6 +50,7 @@ def files_with(folder: Path, *texts: str) -> list[Path]:
     ]  # fmt: skip
 
 
+@pytest.mark.e2e
 def test_a_study_goes_on_with_another_launcher_and_shows_its_password_nowhere(postgres, tmp_path, monkeypatch):
     url = postgres.url()
     monkeypatch.setenv("OPTUNA_STORAGE", url)

@@ -69,6 +69,7 @@ def kept(folder: StudyFolder, trials: list[FrozenTrial]) -> dict[str, bytes]:
     return {name: (folder.trials / name / "metrics.jsonl").read_bytes() for name in done}
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("launcher", [(), pytest.param(JOBLIB, marks=pytest.mark.slow)], ids=["alone", "joblib"])
 def test_a_sweep_that_is_killed_goes_on_to_exactly_six_trials(tmp_path, launcher):
     command, folder = (tmp_path, *launcher, "hydra.sweeper.n_trials=6"), StudyFolder(tmp_path, NAME)
@@ -102,6 +103,7 @@ def test_a_sweep_that_is_killed_goes_on_to_exactly_six_trials(tmp_path, launcher
     assert not list(folder.launches.iterdir())
 
 
+@pytest.mark.e2e
 def test_one_trial_crashes_and_one_diverges_and_the_sweep_goes_on(tmp_path):
     nowhere = f"{tmp_path}/nowhere"
     command = (tmp_path, "agent.lr_critic=0.001,1e30", f"training.init_from=null,{nowhere}")
@@ -129,6 +131,7 @@ def test_two_launches_share_a_study(tmp_path):
     assert len(set(folders)) == 5
 
 
+@pytest.mark.e2e
 def test_a_real_sweep_starts_clean_once(tmp_path):
     finish(run_sweep(tmp_path, "hydra.sweeper.n_trials=1", "replay.keep=true"))
     (first,) = StudyFolder(tmp_path, NAME).trials.iterdir()

@@ -385,6 +385,7 @@ def test_evaluation_opens_several_games(game, monkeypatch):
     assert len(made) == 1 and len(found.deterministic) == 2 and len(found.stochastic) == 1
 
 
+@pytest.mark.e2e
 def test_a_run_on_the_game_does_not_train_or_evaluate(tmp_path):
     """Server and trainer know no game; the worker has one, evaluates, and keeps time."""
     port, runs = free_port(), tmp_path / "runs"

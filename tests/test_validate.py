@@ -415,6 +415,7 @@ def validate(made: MadeStudy, *overrides: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes)
 
 
+@pytest.mark.e2e
 def test_a_real_validation_goes_on_after_an_interruption_and_past_a_run_that_fails(made):
     made.add(3.0, 0.995)
     made.store()
