@@ -25,6 +25,6 @@ def play(config: Config, one_of_many: bool = False) -> float:
     from app.network import roles
 
     if config.role == "all":
-        return roles.play_all(config)
+        return roles.play_all(config, one_of_many)
     {"server": roles.serve, "worker": roles.work}[config.role](config)
     return math.nan

@@ -162,10 +162,10 @@ def test_an_episode_differs_after_the_wire(overrides):
 def test_every_kind_of_message_comes_back_as_it_was(net):
     messages = [
         Hello("w", "f", 3, 1),
-        Note("s", "f", "{}", 1, {"w": 2}, {"w": 1}, 7, 0, {"w": (1, 2)}, False),
-        Note("s", "f", "{}", 1, {}, {}, None, 0, {}, True),
+        Note("s", "l", "f", "{}", 1, {"w": 2}, {"w": 1}, 7, 0, {"w": (1, 2)}, {"w": 1}, False),
+        Note("s", "l", "f", "{}", 1, {}, {}, None, 0, {}, {}, True),
         Weights("s", "f", 1, b"\x00\xff"),
-        Result("w", "f", 1, True, episode_of(Start(0, 0.0, 0), 1.5, 3, {"outcome": "lap", "lap_share": 1.0})),
+        Result("w", "f", 1, 1, True, episode_of(Start(0, 0.0, 0), 1.5, 3, {"outcome": "lap", "lap_share": 1.0})),
         steps_message(net.spec),
     ]
     for message in messages:
@@ -347,9 +347,11 @@ def test_a_worker_forgets_what_no_checkpoint_holds(net):
     sent = list(worker.buffer.memory)
     worker.send_and_clear_buffer()
     net.due = 0
+    state = trainer.state_dict()
     net.turn(trainer, worker)
-    assert drain(trainer)  # it has arrived, and then the trainer is killed before a checkpoint
+    assert drain(trainer)  # it has arrived, and then the trainer is killed before another checkpoint
     other = net.trainer()
+    other.load_state_dict(state)
     net.meet(other, worker)
     for _ in range(12):
         net.turn(other, worker)
@@ -359,6 +361,96 @@ def test_a_worker_forgets_what_no_checkpoint_holds(net):
     for _ in range(3):
         net.turn(other, worker)
     assert not worker._parcels
+
+
+def test_a_run_that_goes_on_waits_for_workers_that_wait_for_it(net):
+    trainer = net.trainer()
+    state = trainer.state_dict()
+    other, worker = net.trainer(), net.worker()
+    other.load_state_dict(state)
+    other.resume(net.actor)  # as the trainer does before its first update, for which it needs steps
+    for _ in range(4):
+        net.turn(other, worker)
+    assert drain(other)
+
+
+@pytest.mark.parametrize("how", ["another run", "a cleared replay"])
+def test_what_was_driven_for_something_else_gets_into_a_replay(net, how):
+    trainer, worker = net.trainer(), net.worker()
+    net.meet(trainer, worker)
+    for _ in range(3):
+        net.turn(trainer, worker)
+    assert worker._parcels
+    other = net.trainer()
+    if how == "a cleared replay":
+        other.load_state_dict(trainer.state_dict())
+        other.begin_episode()
+        drain(other)
+    net.due = 0
+    net.meet(other, worker)
+    for _ in range(30):
+        net.turn(other, worker, drive=False)
+    assert not worker._parcels and not drain(other)
+    net.due = 10
+    for _ in range(4):
+        net.turn(other, worker)
+    assert drain(other)  # what is driven from here on counts
+
+
+def evaluate(net, trainer, worker, lose):
+    """Have two episodes driven; ``lose`` may take something off the wire at every turn."""
+    trainer.send_model(net.actor(1))
+    trainer.evaluate_on(7, {worker.name: (1, 1)})
+    for turn in range(60):
+        lose(turn)
+        net.clock.pass_(1.0)
+        worker.update_actor_weights()
+        if (test := worker._wanted_evaluation()) is not None:
+            worker._evaluate(test)
+        worker._keep_in_touch()
+        trainer.idle()
+        if len(trainer.results()) == 2:
+            break
+    return [result.test for result in trainer.results()]
+
+
+def test_a_lost_result_or_lost_weights_end_an_evaluation_never(net):
+    trainer, worker = net.trainer(), net.worker()
+    net.due = 0
+    net.meet(trainer, worker)
+
+    def results(turn):
+        if turn < 4:
+            net.wire.for_trainer = [data for data in net.wire.for_trainer if b"result" not in data]
+
+    assert sorted(evaluate(net, trainer, worker, results)) == [False, True]
+    trainer.evaluate_on(0, {})
+    net.turn(trainer, worker)
+
+    def weights(turn):
+        if turn == 0:
+            worker._endpoint.inbox.clear()
+
+    assert sorted(evaluate(net, trainer, worker, weights)) == [False, True]
+    for _ in range(20):
+        net.turn(trainer, worker)
+    assert len(trainer.results()) == 2  # what comes twice counts once
+
+
+def test_a_long_episode_is_taken_for_a_dead_trainer(net):
+    trainer, worker = net.trainer(), net.worker()
+    net.meet(trainer, worker)
+    obs, _ = worker.reset(collect_samples=False)
+    version = worker._version
+    for _ in range(40):
+        net.clock.pass_(1.0)
+        trainer.send_model(net.actor())
+        trainer.idle()
+        obs, _, terminated, truncated, _ = worker.step(obs, test=False, collect_samples=False)
+        if terminated or truncated:
+            obs, _ = worker.reset(collect_samples=False)
+    assert "no word from a trainer" not in net.text()
+    assert worker._version == version and len(worker._inbox) == 2  # one policy an episode, and no heap of old ones
 
 
 def test_a_checkpoint_in_the_middle_of_an_episode_loses_or_repeats_rows(net):
@@ -391,6 +483,9 @@ def test_what_a_local_run_left_ends_a_run_on_the_network(net):
 def test_a_worker_of_another_model_drives_for_us(net):
     trainer, worker = net.trainer(), net.worker("actor.detach=false")
     trainer.send_model(net.actor())
+    trainer.idle()
+    worker.update_actor_weights()  # what lay on the server may be the last word of a trainer that has ended
+    net.clock.pass_(1)
     trainer.idle()
     with pytest.raises(UserError, match=r"(?s)actor.detach: true → false.*trainer's own settings"):
         worker.update_actor_weights()

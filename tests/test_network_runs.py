@@ -206,6 +206,10 @@ def test_all_roles_leave_a_process_or_a_port_when_the_run_ends(site):
     assert run.returncode == 0, run.log.read_text()
     assert len(seen) >= 7  # trainer, server and two workers, and a network process of each
     assert ended(seen, 5)
+    again = site.start("all", "training.epochs=2", "network.tls=false")  # workers wait for it, and it for their steps
+    assert again.wait(timeout=90) == 0, again.log.read_text()
+    summary = json.loads((site.runs / "net" / "summary.json").read_text())
+    assert summary["stop_reason"] == "finished" and summary["updates"] == 40
 
 
 @pytest.mark.e2e

@@ -30,6 +30,13 @@ def objective(name: Name, history: History, cfg: HealthConfig, return_range: Ran
     return statistics.fmean(returns[-cfg.last :]) if returns else math.nan
 
 
+def lowest(name: Name, return_range: Range | None) -> float:
+    """Return the lowest objective to expect, for a run that broke before anything could be judged; NaN if unknown."""
+    if name == "stability":
+        return 0.0
+    return math.nan if return_range is None else return_range[0]
+
+
 def worst(name: Name, history: History) -> float:
     """Return the objective of a run that has collapsed: the worst it has shown, so that a search stays away from it.
 

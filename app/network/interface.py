@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,6 +36,7 @@ from app.training.local import AT_ONCE
 _NOTE_S = 0.5  # between two notes to the workers
 _ASK_S = 0.05  # between two requests for what has come
 _PAUSE_S = 0.01  # when nothing has come
+_LOST_S = 10.0  # after which weights that a worker does not seem to have count as lost on the way
 
 
 class NetworkInterface(TrainerInterface):
@@ -66,6 +67,7 @@ class NetworkInterface(TrainerInterface):
         self._real_time = config.env.real_time
         self._keys = keys_of(config)
         self._digest, self._session = digest(self._keys), secrets.token_hex(8)
+        self._life = secrets.token_hex(8)
         self._ledger = Ledger(self._cfg.patience_s)
         self._queue: deque[Steps] = deque()
         self._rows: deque = deque()  # of the first of the queue, that are left
@@ -102,10 +104,17 @@ class NetworkInterface(TrainerInterface):
     def broadcast_model(self, actor: DrivingActor) -> None:
         """Let the workers begin their next episodes with this actor."""
         now = time.monotonic()
-        if now - self._broadcast >= self._cfg.model_interval_s or not self._version:
+        waited = now - self._broadcast
+        # Not before somebody has the last one: a slow line would only ever fall further behind.
+        arrived = waited >= _LOST_S or bool(self._ledger.have(self._version, now))
+        if not self._version or (waited >= self._cfg.model_interval_s and arrived):
             self.send_model(actor)
 
     # --- what our loop calls ----------------------------------------------------------------------------
+
+    def resume(self, make_actor: Callable[[], DrivingActor]) -> None:
+        """Send the actor of a run that goes on: the workers wait for it, and its loop for their steps."""
+        self.send_model(make_actor())
 
     def send_model(self, actor: DrivingActor) -> None:
         """Send this actor now; returns at once."""
@@ -139,7 +148,8 @@ class NetworkInterface(TrainerInterface):
         return self._ledger.alive(time.monotonic())
 
     def begin_episode(self) -> None:
-        """Drop the rest of an episode of which a cleared replay held the beginning."""
+        """Drop the rest of an episode of which a cleared replay held the beginning, and what else was driven for it."""
+        self._life = secrets.token_hex(8)
         if self._rows:
             self._rows.clear()
             self._queue.popleft()
@@ -148,7 +158,7 @@ class NetworkInterface(TrainerInterface):
         """Return what has come and is not in the replay yet, and what has come at all: tensors and plain numbers."""
         self._saving = self._ledger.received()
         pending = [torch.from_numpy(np.frombuffer(dumps(to_plain(steps)), np.uint8).copy()) for steps in self._queue]
-        return {"received": self._saving, "pending": pending, "rows_left": len(self._rows)}
+        return {"life": self._life, "received": self._saving, "pending": pending, "rows_left": len(self._rows)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Go on from what ``state_dict`` returned; what another kind of interface left is passed over.
@@ -158,6 +168,7 @@ class NetworkInterface(TrainerInterface):
         """
         if "received" not in state:
             return False
+        self._life = state["life"]
         self._ledger.load(state["received"])
         self._queue = deque(from_plain(loads(packed.numpy().tobytes())) for packed in state["pending"])
         self._rows.clear()
@@ -201,7 +212,7 @@ class NetworkInterface(TrainerInterface):
             self._refuse(message.worker, "it drives another environment or another model, or sees differently")
             return
         if isinstance(message, Result):
-            self._results.append(message)
+            self._results += [] if message in self._results else [message]
             return
         if lost := self._ledger.hear(message.worker, message.version, message.first, now):
             tell(self._console, f"{lost} episodes of worker {message.worker} came after this checkpoint", "yellow")
@@ -225,13 +236,14 @@ class NetworkInterface(TrainerInterface):
     def _say(self, now: float, finished: bool = False) -> None:
         self._said = now
         self._tell_who_is_there(now)
-        if self._ledger.behind(self._version, now) and now - self._broadcast >= _NOTE_S * 4:
+        if self._some_wait_for_weights(now):
             self._send_weights()
         pending = sum(steps.count - 1 for steps in self._queue)
         wanted = self._due() + int(self._cfg.lead) - pending
         number, episodes = self._request
         note = Note(
             session=self._session,
+            life=self._life,
             fingerprint=self._digest,
             keys=self._keys,
             version=self._version,
@@ -240,9 +252,18 @@ class NetworkInterface(TrainerInterface):
             credit=None if self._real_time else self._ledger.credit(wanted, now),
             request=number,
             episodes=dict(episodes),
+            brought=Counter(result.worker for result in self.results()),
             finished=finished,
         )
         self._endpoint.broadcast(to_plain(note), WORKERS)
+
+    def _some_wait_for_weights(self, now: float) -> bool:
+        """Whether a worker came late, or weights that an evaluation needs seem lost."""
+        waited = now - self._broadcast
+        if self._ledger.behind(self._version, now):
+            return waited >= _NOTE_S * 4
+        lack = len(self._ledger.have(self._version, now)) < len(self._ledger.alive(now))
+        return self._request[0] > 0 and lack and waited >= _LOST_S
 
     def _send_weights(self) -> None:
         self._broadcast = time.monotonic()

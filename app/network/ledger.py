@@ -69,6 +69,10 @@ class Ledger:
         """Return whether a living worker has no actor of this session."""
         return version > 0 and any(self._accounts[worker].version == 0 for worker in self.alive(now))
 
+    def have(self, version: int, now: float) -> list[str]:
+        """Return the living workers that have this version of the actor."""
+        return [worker for worker in self.alive(now) if self._accounts[worker].version == version]
+
     def received(self) -> dict[str, int]:
         """Return per worker the number of the last episode that has arrived."""
         return {worker: account.received for worker, account in self._accounts.items()}

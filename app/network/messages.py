@@ -87,6 +87,7 @@ class Result:
         worker: who drove.
         fingerprint: digest, as in Hello.
         request: number of the evaluation.
+        number: 1, 2, ... of this worker in it: what arrives twice counts once.
         test: with the policy's mode; else with samples.
         episode: what came of it.
     """
@@ -94,6 +95,7 @@ class Result:
     worker: Id
     fingerprint: Id
     request: Count
+    number: Number
     test: bool
     episode: Episode
     kind: Literal["result"] = "result"
@@ -105,6 +107,7 @@ class Note:
 
     Attributes:
         session: of this start of the trainer.
+        life: of what the run has learned: another one wants no episodes that were driven for this one.
         fingerprint: digest.
         keys: the fingerprint itself, as JSON.
         version: of the newest actor.
@@ -113,10 +116,12 @@ class Note:
         credit: steps that each worker may drive beyond those that have arrived; None: as many as it can.
         request: number of the present evaluation, 0 without one.
         episodes: per worker, evaluation episodes to drive in it: with the mode, with samples.
+        brought: per worker, how many of them have arrived.
         finished: the trainer needs no more.
     """
 
     session: Id
+    life: Id
     fingerprint: Id
     keys: str
     version: Count
@@ -125,6 +130,7 @@ class Note:
     credit: Count | None
     request: Count
     episodes: dict[Id, tuple[Count, Count]]
+    brought: PerWorker
     finished: bool
     kind: Literal["note"] = "note"
 

@@ -59,8 +59,12 @@ def work(config: Config) -> None:
             worker.close()
 
 
-def play_all(config: Config) -> float:
+def play_all(config: Config, one_of_many: bool) -> float:
     """Start a server and workers, be the trainer, and stop them all when it ends, whatever ends it.
+
+    Args:
+        config: of the run.
+        one_of_many: others follow this one, and Ctrl-C is meant for them, too.
 
     Returns:
         The objective of the run.
@@ -85,7 +89,7 @@ def play_all(config: Config) -> float:
         children.start("the server", _play, server)
         for number in range(1, config.workers + 1):
             children.start(f"worker {number}", _play, worker)
-        objective = train(trainer, trouble=children.trouble)
+        objective = train(trainer, one_of_many, children.trouble)
     if children.ended:
         raise UserError(
             f"role=all: {children.ended}, so the run was stopped and saved. The same command goes on with it."

@@ -39,6 +39,7 @@ from app.training.evaluation import Start, episode_of
 
 _HELLO_S = 1.0
 _LONELY_HELLO_S = 10.0  # while no trainer answers: the server keeps them all
+_LONELY_SHARE = 0.5  # of the patience, at most: who says hello less often counts as gone
 _RESEND_S = 5.0  # after so long without being received an episode is sent again; then twice as long
 _PAUSE_S = 0.02
 _TELL_S = 10.0
@@ -92,10 +93,13 @@ class NetworkWorker(RolloutWorker):
         self._digest = digest(self._keys)
         self._note: Note | None = None
         self._fresh: Weights | None = None  # has come and drives from the next episode on
-        self._session, self._version = "", 0
+        self._inbox: list[Note | Weights] = []  # what came during an episode; the newest of each kind
+        self._session, self._life, self._version = "", "", 0
+        self._stranger = ""  # session of a trainer that trains another thing
         self._parcels: deque[_Parcel] = deque()
         self._number = 0
-        self._driven = {True: 0, False: 0}  # evaluation episodes of the present request
+        self._results: list[Result] = []  # of the present request
+        self._results_sent = 0.0
         self._episodes = self._episodes_told = self._steps = 0
         self._said = self._told = -float("inf")
         self._heard = time.monotonic()
@@ -123,6 +127,7 @@ class NetworkWorker(RolloutWorker):
         """Tmrl's step; between two of them the trainer is told that this worker lives."""
         result = super().step(obs, test, collect_samples, last_step)
         self._check()
+        self._listen()
         self._keep_in_touch()
         return result
 
@@ -149,12 +154,13 @@ class NetworkWorker(RolloutWorker):
     def update_actor_weights(self, verbose: bool = True, blocking: bool = False) -> int:
         """Read what has come, and drive from here on with the newest actor; returns how many have come."""
         count = 0
-        for message in self._receive():
+        self._listen()
+        came, self._inbox = self._inbox, []
+        for message in came:
             if not self._is_for_us(message):
                 continue
-            self._heard, self._lonely = time.monotonic(), False
             if message.session != self._session:  # another start of the trainer: what it knows counts, not what we know
-                self._session, self._version, self._note = message.session, 0, None
+                self._session, self._version, self._note, self._fresh = message.session, 0, None, None
             if isinstance(message, Weights):
                 self._fresh, count = message, count + 1
             else:
@@ -175,6 +181,13 @@ class NetworkWorker(RolloutWorker):
 
     # --- what comes ------------------------------------------------------------------------------------
 
+    def _listen(self) -> None:
+        """Take in what has come, to be read between two episodes; older news of the same kind is no news."""
+        for message in self._receive():
+            self._inbox = [*(other for other in self._inbox if other.kind != message.kind), message]
+            if message.fingerprint == self._digest:
+                self._heard, self._lonely = time.monotonic(), False
+
     def _receive(self) -> list[Note | Weights]:
         try:
             messages = [from_plain(data) for data in self._endpoint.receive_all()]
@@ -186,10 +199,15 @@ class NetworkWorker(RolloutWorker):
         return messages
 
     def _is_for_us(self, message: Note | Weights) -> bool:
-        """Whether the trainer trains what we drive; a note, which says what it trains instead, raises."""
+        """Whether the trainer trains what we drive; its second note, which says what it trains instead, raises.
+
+        The first may have lain on the server since that trainer has ended.
+        """
         if message.fingerprint == self._digest:
             return True
-        if isinstance(message, Note):
+        if isinstance(message, Note) and self._stranger != message.session:
+            self._stranger = message.session
+        elif isinstance(message, Note):
             refuse_other(
                 f"what the trainer behind {self._cfg.host}:{self._cfg.port} trains",
                 json.loads(message.keys),
@@ -208,8 +226,12 @@ class NetworkWorker(RolloutWorker):
 
     def _follow(self, note: Note) -> None:
         if self._note is None or note.request != self._note.request:
-            self._driven = {True: 0, False: 0}
+            self._results = []
+        if note.life != self._life:  # the episodes that are left were driven for something else
+            self._life = note.life
+            self._parcels.clear()
         self._note = note
+        self._send_results_again(note.brought.get(self.name, 0))
         durable = note.durable.get(self.name, 0)
         while self._parcels and self._parcels[0].message.number <= durable:
             self._parcels.popleft()
@@ -218,12 +240,19 @@ class NetworkWorker(RolloutWorker):
     def _send_again(self, received: int) -> None:
         """Send what should have arrived by now: the server died, or the trainer began from an earlier checkpoint."""
         now = time.monotonic()
-        missing = [parcel for parcel in self._parcels if parcel.message.number > received]
-        if not missing or now - missing[0].sent < missing[0].wait:
-            return
-        for parcel in missing:
-            parcel.sent, parcel.wait = now, 2 * parcel.wait
-            self._endpoint.produce(to_plain(parcel.message), TRAINERS)
+        for parcel in self._parcels:
+            if parcel.message.number > received and now - parcel.sent >= parcel.wait:
+                parcel.sent, parcel.wait = now, 2 * parcel.wait
+                self._endpoint.produce(to_plain(parcel.message), TRAINERS)
+
+    def _send_results_again(self, brought: int) -> None:
+        if brought < len(self._results) and time.monotonic() - self._results_sent >= _RESEND_S:
+            for result in self._results:
+                self._send_result(result)
+
+    def _send_result(self, result: Result) -> None:
+        self._results_sent = time.monotonic()
+        self._endpoint.produce(to_plain(result), TRAINERS)
 
     # --- what to do ----------------------------------------------------------------------------------------
 
@@ -246,7 +275,8 @@ class NetworkWorker(RolloutWorker):
             return None
         mode, samples = note.episodes.get(self.name, (0, 0))
         wanted = {True: mode, False: samples}
-        return next((test for test in (True, False) if self._driven[test] < wanted[test]), None)
+        driven = {test: sum(result.test is test for result in self._results) for test in wanted}
+        return next((test for test in (True, False) if driven[test] < wanted[test]), None)
 
     def _evaluate(self, test: bool) -> None:
         request = self._note.request
@@ -255,10 +285,9 @@ class NetworkWorker(RolloutWorker):
         while not ended:
             obs, reward, terminated, truncated, info = self.step(obs, test=test, collect_samples=False)
             ret, length, ended = ret + reward, length + 1, terminated or truncated
-        self._driven[test] += 1
         episode = episode_of(Start(0, 0.0, 0), ret, length, info)  # a game has no starts to choose from
-        message = Result(self.name, self._digest, request, test, episode)
-        self._endpoint.produce(to_plain(message), TRAINERS)
+        self._results.append(Result(self.name, self._digest, request, len(self._results) + 1, test, episode))
+        self._send_result(self._results[-1])
 
     # --- keeping in touch ----------------------------------------------------------------------------------
 
@@ -276,7 +305,8 @@ class NetworkWorker(RolloutWorker):
                 "yellow",
             )
         self._lonely = lonely
-        if now - self._said >= (_LONELY_HELLO_S if lonely else _HELLO_S):
+        pause = min(_LONELY_HELLO_S, _LONELY_SHARE * self._cfg.patience_s) if lonely else _HELLO_S
+        if now - self._said >= pause:
             self._said = now
             hello = Hello(self.name, self._digest, self._version, self._first())
             self._endpoint.produce(to_plain(hello), TRAINERS)

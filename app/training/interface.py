@@ -26,6 +26,9 @@ class Interface(Protocol):
     def broadcast_model(self, actor: DrivingActor) -> None:
         """Let whoever collects drive with this actor."""
 
+    def resume(self, make_actor: Callable[[], DrivingActor]) -> None:
+        """Let whoever collects go on, in a run that goes on; where their actor is not kept, with this one."""
+
     def idle(self) -> None:
         """Answer whoever waits; called now and then while the loop does something else."""
 

@@ -62,6 +62,9 @@ class LocalInterface:
         """Let the worker drive with this actor."""
         self.worker.actor = actor
 
+    def resume(self, make_actor: Callable[[], DrivingActor]) -> None:
+        """The actor that drives is part of the state."""
+
     def idle(self) -> None:
         """Nobody waits for an answer."""
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from app.agents.guard import NonFiniteError
 from app.config.schema import Config
 from app.errors import UserError
+from app.health.objective import lowest
 from app.models.actor import DrivingActor
 from app.replay.layout import slack_of
 from app.replay.storage import Storage
@@ -150,13 +151,16 @@ class Trainer:
 
         Args:
             reason: why it stopped. A collapsed run counts with its worst evaluation; if it collapsed before there was
-                any, with that of an untrained policy, so that a search always learns something.
+                any, with the lowest return to expect, or, where that is not known, with that of an untrained policy.
 
         Returns:
             A number; NaN for a run that was stopped before its first evaluation.
         """
         collapsed = reason.startswith((COLLAPSED, NOT_FINITE))
         if collapsed and math.isnan(self.vitals.score()):
+            low = lowest(self.config.objective, self.config.env.return_range)
+            if math.isfinite(low):
+                return low
             self.vitals.add(self._evaluate().metrics())  # the actor has not taken over any weights yet
         return self.vitals.score(collapsed)
 
@@ -206,6 +210,7 @@ class Trainer:
                 "not be the same as a run that was never stopped.",
                 "yellow",
             )
+        self.interface.resume(self.training.agent.get_actor)
         set_rng_state(state["rng"])
 
     def _between_updates(self, training: DrivingTraining) -> None:
