@@ -1,9 +1,12 @@
 """Keys and certificates for TLS in which both sides prove who they are."""
 
 import datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -13,6 +16,7 @@ from app.errors import UserError
 SERVER, CLIENT = "server", "client"  # names in the certificates, and of the folders
 AUTHORITY, CERTIFICATE, KEY = "authority.pem", "certificate.pem", "key.pem"
 _YEARS = 5
+_BAD = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion)  # what files may hold
 
 
 def make_keys(folder: Path) -> tuple[Path, Path]:
@@ -63,6 +67,49 @@ def files_of(folder: Path, side: str) -> tuple[Path, Path, Path]:
                 f"and copy {side}/ to this machine."
             )
     return paths
+
+
+def usable_files_of(folder: Path, side: str) -> tuple[Path, Path, Path]:
+    """Return what ``files_of`` does, once the three are known to work together; how old they are is not looked at.
+
+    Raises:
+        UserError: one is missing, cannot be read, is damaged, or does not belong to the others.
+    """
+    paths = files_of(folder, side)
+    if trouble := _trouble(*paths):
+        raise UserError(
+            f"network.keys_dir = {folder}: {trouble}; copy {side}/ to this machine once more, or make new keys for "
+            "every machine with python app/make_keys.py."
+        )
+    return paths
+
+
+def _trouble(authority: Path, certificate: Path, key: Path) -> str:
+    """Return which file is of no use, and why; "" where all work together."""
+    public, private = x509.load_pem_x509_certificate, partial(serialization.load_pem_private_key, password=None)
+    loaded = []
+    for path, read in ((authority, public), (certificate, public), (key, private)):
+        try:
+            loaded.append(read(path.read_bytes()))
+        except OSError as error:
+            return f"{path} cannot be read ({error.strerror})"
+        except _BAD:
+            return f"{path} is empty or damaged, or needs a passphrase"
+    trusted, own, secret = loaded
+    try:
+        own.verify_directly_issued_by(trusted)
+        belongs = secret.public_key() == own.public_key()
+    except _BAD:
+        return f"{certificate} is not signed by {authority}"
+    return "" if belongs else f"{key} does not belong to {certificate}"
+
+
+def load(authority: Path, certificate: Path, key: Path) -> tuple[Any, Any]:
+    """Return twisted's ``Certificate`` of the authority and ``PrivateCertificate`` of this side, from usable files."""
+    from twisted.internet import ssl
+
+    trusted = ssl.Certificate.loadPEM(authority.read_bytes())
+    return trusted, ssl.PrivateCertificate.loadPEM(key.read_bytes() + b"\n" + certificate.read_bytes())
 
 
 def _name(common: str) -> x509.Name:

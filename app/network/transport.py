@@ -1,19 +1,21 @@
 """tlspyo's relay and endpoint with our serialisation, certificates on both sides, and no process left behind.
 
 tlspyo runs its network in a process of its own: a ``Server`` or ``Client`` that ``Relay`` or ``Endpoint`` makes and
-starts in their constructors. The classes here put our subclasses in their place.
+starts in their constructors. The classes here put our subclasses in their place, and see to it that a constructor
+ends: tlspyo's waits for its process to connect, whether there still is one or not.
 """
 
 import contextlib
 import logging
 import multiprocessing
 import os
-import signal
+import selectors
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,17 @@ from app.config.schema_network import NetworkConfig
 from app.errors import UserError
 from app.network import certificates
 from app.network.codec import HEADER, dumps, loads
-from app.training.orphan import is_orphan
+from app.training.orphan import born_deaf, end_with
 
 TRAINERS, WORKERS = "trainers", "workers"  # tmrl's groups
-_LOOK_S = 0.5  # between two looks at the parent
+_LOOK_S = 0.5  # between two looks at a process that starts
+_BOOT_S = 120  # that a process may take to start, on a machine that is busy
 _FAREWELL_S = 3  # that the last messages may take; tlspyo counts in seconds
 _AT_ONCE = 99  # a count at which tlspyo waits no longer
 _READ = 1 << 20  # bytes at once
-_KEEPALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))  # a peer without power is noticed
+# A peer without power or cable is dropped after 25 s. The first three do that on a silent connection, but have no say
+# while data is on its way: it would be sent again for a quarter of an hour. The last one (in ms) ends that.
+_GIVE_UP = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 25_000))
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,14 @@ class _GuardedServer(_Hurried, Server):
         """Serve until told to stop, or until the parent is gone."""
         from twisted.internet import reactor
 
-        _settle(self.guard.parent)
+        end_with(self.guard.parent)
+        logging.getLogger("tlspyo").setLevel(logging.ERROR)  # it warns of every message that waits for the server
         reactor.connectTCP("127.0.0.1", self._local_com_port, LocalProtocolForServerFactory(self))
         factory, bind = _KeepAliveFactory(self), self.guard.bind
         if self.guard.keys is None:
             reactor.listenTCP(self._port, factory, interface=bind)
         else:
-            authority, own = _load(*self.guard.keys)
+            authority, own = certificates.load(*self.guard.keys)
             context = own.options(authority)  # which asks clients for a certificate that this one has signed
             reactor.listenSSL(self._port, factory, context, interface=bind)
         self._reactor = reactor
@@ -85,13 +91,14 @@ class _GuardedClient(_Hurried, Client):
         """Connect, again and again, until told to stop, or until the parent is gone."""
         from twisted.internet import reactor, ssl
 
-        _settle(self.guard.parent)
+        end_with(self.guard.parent)
+        logging.getLogger("tlspyo").setLevel(logging.ERROR)  # it warns of every message that waits for the server
         reactor.connectTCP("127.0.0.1", self._local_com_port, LocalProtocolForClientFactory(self))
         factory, address = TLSClientFactory(client=self), (self._ip_server, self._port_server)
         if self.guard.keys is None:
             reactor.connectTCP(*address, factory)
         else:
-            authority, own = _load(*self.guard.keys)
+            authority, own = certificates.load(*self.guard.keys)
             trust = ssl.trustRootFromCertificates([authority])
             context = ssl.optionsForClientTLS(certificates.SERVER, trustRoot=trust, clientCertificate=own)
             reactor.connectSSL(*address, factory, context)
@@ -102,10 +109,7 @@ class _GuardedClient(_Hurried, Client):
 class _KeepAliveProtocol(ServerProtocol):
     def connectionMade(self) -> None:  # noqa: N802 (twisted's name)
         tcp = self.transport.transport if hasattr(self.transport, "transport") else self.transport  # beneath TLS
-        tcp.setTcpKeepAlive(1)
-        for name, value in _KEEPALIVE:
-            if hasattr(socket, name):
-                tcp.socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        _give_up_on_the_dead(tcp.socket)
         super().connectionMade()
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802 (twisted's name)
@@ -118,13 +122,65 @@ class _KeepAliveFactory(ServerProtocolFactory):
         return _KeepAliveProtocol(self.server)
 
 
-class GuardedRelay(tlspyo.Relay):
-    """A relay whose process serves as we want it."""
+class _Booting:
+    """A process as tlspyo uses it, with a start that lasts until it has connected, so that accept() need not wait."""
+
+    def __init__(self, process: BaseProcess, door: socket.socket):
+        self._process, self._door = process, door
+        self.join, self.is_alive = process.join, process.is_alive
+
+    def start(self) -> None:
+        """Start it, and wait until somebody is at the door.
+
+        Raises:
+            UserError: it has ended before that, or lets us wait for too long.
+        """
+        with born_deaf():
+            self._process.start()
+        deadline = time.monotonic() + _BOOT_S
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._door, selectors.EVENT_READ)
+            while not selector.select(_LOOK_S):
+                if not self.is_alive():
+                    raise _not_started(f"it ended with exit code {self._process.exitcode}, see above")
+                if time.monotonic() > deadline:
+                    raise _not_started(f"it was not ready after {_BOOT_S} s")
+
+    def kill(self) -> None:
+        """End it, however far it has come; it would not listen to less."""
+        if self._process.pid is not None:
+            self._process.kill()
+            self.join()
+
+
+class _Guarded:
+    """What our relay and our endpoint share: a constructor that ends, and leaves nothing behind where it fails."""
 
     def __init__(self, guard: _Guard, **arguments: Any) -> None:
-        self._guard = guard
-        with _spawning():
-            super().__init__(**arguments, header_size=HEADER, serializer=dumps, deserializer=loads)
+        self._guard, self._booting = guard, None
+        self._stop_lock, self._stopped = threading.Lock(), True  # nothing to stop until tlspyo says so
+        try:
+            with _spawning():
+                super().__init__(**arguments, header_size=HEADER, serializer=dumps, deserializer=loads)
+        except BaseException as error:
+            if self._booting is not None:
+                self._booting.kill()
+            if isinstance(error, OSError):  # no such port any more, no memory for a process, or it hung up at once
+                raise _not_started(error.strerror or str(error)) from None
+            raise
+
+    @property
+    def _p(self) -> _Booting:
+        return self._booting
+
+    @_p.setter
+    def _p(self, made: BaseProcess) -> None:
+        """Tlspyo assigns its process, starts it, and waits for it at a socket."""
+        self._booting = _Booting(made, self._local_com_srv)
+
+
+class GuardedRelay(_Guarded, tlspyo.Relay):
+    """A relay whose process serves as we want it."""
 
     @property
     def _server(self) -> _GuardedServer:
@@ -141,22 +197,8 @@ class GuardedRelay(tlspyo.Relay):
         return self._p.is_alive()
 
 
-class GuardedEndpoint(tlspyo.Endpoint):
+class GuardedEndpoint(_Guarded, tlspyo.Endpoint):
     """An endpoint whose process connects as we want it."""
-
-    def __init__(self, guard: _Guard, **arguments: Any) -> None:
-        self._guard = guard
-        with _spawning():
-            super().__init__(
-                **arguments,
-                header_size=HEADER,
-                max_buf_len=_READ,
-                serializer=dumps,
-                deserializer=loads,
-                deserializer_mode="synchronous",  # what is wrong with a message is told where it is read
-                recon_initial_delay=0.5,
-                recon_max_delay=5.0,
-            )
 
     @property
     def _client(self) -> _GuardedClient:
@@ -173,9 +215,10 @@ def make_relay(cfg: NetworkConfig) -> GuardedRelay:
     """Open the server's port for one trainer and some workers.
 
     Raises:
-        UserError: the port is taken, the address is not this machine's, or a key is missing.
+        UserError: the port is taken, the address is not this machine's, a key is missing or of no use, or the network
+            process does not start.
     """
-    keys = certificates.files_of(Path(cfg.keys_dir), certificates.SERVER) if cfg.tls else None
+    keys = certificates.usable_files_of(Path(cfg.keys_dir), certificates.SERVER) if cfg.tls else None
     _try(cfg.bind, cfg.port)
     groups = {
         TRAINERS: {"max_count": 1, "max_consumables": None},
@@ -195,9 +238,9 @@ def make_endpoint(cfg: NetworkConfig, group: str) -> GuardedEndpoint:
     """Join a group of the server; the connection is made, and made again, in the background.
 
     Raises:
-        UserError: a key is missing.
+        UserError: a key is missing or of no use, or the network process does not start.
     """
-    keys = certificates.files_of(Path(cfg.keys_dir), certificates.CLIENT) if cfg.tls else None
+    keys = certificates.usable_files_of(Path(cfg.keys_dir), certificates.CLIENT) if cfg.tls else None
     return GuardedEndpoint(
         _Guard(os.getpid(), "", keys),
         ip_server=cfg.host,
@@ -206,6 +249,10 @@ def make_endpoint(cfg: NetworkConfig, group: str) -> GuardedEndpoint:
         groups=group,
         local_com_port=free_port(),
         security=None,  # ours is in the guard
+        max_buf_len=_READ,
+        deserializer_mode="synchronous",  # what is wrong with a message is told where it is read
+        recon_initial_delay=0.5,
+        recon_max_delay=5.0,
     )
 
 
@@ -229,6 +276,17 @@ def _try(bind: str, port: int) -> None:
             ) from None
 
 
+def _not_started(why: str) -> UserError:
+    return UserError(f"The network process could not start: {why}. Try again; python app/doctor.py looks for reasons.")
+
+
+def _give_up_on_the_dead(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _GIVE_UP:
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
 @contextlib.contextmanager
 def _spawning() -> Iterator[None]:
     """Let tlspyo spawn its process: a fork would share this one's locks, open files and threads of torch."""
@@ -238,24 +296,3 @@ def _spawning() -> Iterator[None]:
         yield
     finally:
         multiprocessing.set_start_method(before, force=True)
-
-
-def _settle(parent: int) -> None:
-    """Make this process end with its parent, or when the parent says so, and by nothing else."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # of a terminal or a service manager: meant for the parent
-        signal.signal(number, signal.SIG_IGN)
-    logging.getLogger("tlspyo").setLevel(logging.ERROR)  # its warnings tell every message that waits for the server
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while not is_orphan(parent):
-        time.sleep(_LOOK_S)
-    os._exit(1)
-
-
-def _load(authority: Path, certificate: Path, key: Path) -> tuple[Any, Any]:
-    from twisted.internet import ssl
-
-    trusted = ssl.Certificate.loadPEM(authority.read_bytes())
-    return trusted, ssl.PrivateCertificate.loadPEM(key.read_bytes() + certificate.read_bytes())
