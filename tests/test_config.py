@@ -242,6 +242,12 @@ def test_a_mistake_on_the_command_line_is_one_message_and_exit_code_1(argument, 
     assert "Traceback" not in done.stderr and not done.stdout
 
 
+def test_a_misspelled_search_space_is_not_ignored():
+    done = run_command("sweep=optuan", "--cfg", "job")
+    assert done.returncode == 1
+    assert "sweep = optuan: must be one of basic, core, legacy, optuna. Did you mean sweep=optuna?" in done.stderr
+
+
 def test_help_lists_every_group():
     done = run_command("--help")
     assert done.returncode == 0

@@ -7,6 +7,7 @@ import os
 import pickle
 import platform
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,11 @@ from dataclasses import replace
 import optuna
 import pytest
 from hydra.core.hydra_config import HydraConfig
+from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
+from optuna.distributions import CategoricalDistribution
+from optuna.exceptions import StorageInternalError
 from rich.console import Console
+from sqlalchemy.exc import OperationalError
 
 from app.config import job as job_module
 from app.config.schema import RestartConfig
@@ -27,7 +32,7 @@ from app.runs.lock import Lock
 from app.runs.manifest import KINDS, Manifest
 from app.sweep import begin
 from app.sweep import sweep as sweep_module
-from app.sweep.attributes import FOLDER, JOB, LAUNCH
+from app.sweep.attributes import FOLDER, JOB, LAUNCH, SCORE
 from app.sweep.begin import begin_sweep, searched
 from app.sweep.callback import StudyCallback
 from app.sweep.fingerprint import study_fingerprint
@@ -66,7 +71,7 @@ def sweep(tmp_path, monkeypatch):
         sweep = begin_sweep(cfg)
         launches.append(sweep.launch)
         folder = sweep.folder
-        folder.cfg, folder.leave = cfg, sweep.launch.end
+        folder.cfg, folder.sweep, folder.leave = cfg, sweep, sweep.launch.end
         folder.die = sweep.launch._lock.release  # what a kill leaves: the kernel gives the lock back, the files stay
         return folder
 
@@ -146,6 +151,32 @@ def test_a_trial_that_was_stopped_is_taken_up_again_first(sweep):
     assert goes_on.suggest_categorical("agent.gamma", GAMMAS) == tried["agent.gamma"]
     enrol(folder.cfg, goes_on)
     assert goes_on.user_attrs[FOLDER] == "00000"  # where its checkpoint lies
+
+
+def test_a_trial_that_had_ended_before_its_batch_is_not_trained_again(sweep):
+    folder = sweep("hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2")
+    ended, stopped = ask(folder), ask(folder)
+    for trial in (ended, stopped):
+        enrol(folder.cfg, trial)
+    ended.set_user_attr(SCORE, 2.5)
+    folder.die()
+    again = sweep("hydra.sweeper.n_trials=3")
+    trials = stored(again).find().trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "WAITING"]
+    assert trials[0].value == 2.5 and trials[2].user_attrs[FOLDER] == "00001"
+    assert again.cfg.hydra.sweeper.n_trials == 2  # it counts
+
+
+def test_a_launch_that_is_stopped_keeps_what_had_ended_in_its_batch(sweep, capsys):
+    folder = sweep("hydra.sweeper.n_jobs=2")
+    trials = [ask(folder), ask(folder)]
+    for trial in trials:
+        enrol(folder.cfg, trial)
+    trials[1].set_user_attr(SCORE, 2.5)
+    folder.sweep.end()
+    assert [trial.state.name for trial in stored(folder).find().trials] == ["FAIL", "COMPLETE", "WAITING"]
+    assert "goes on with first: 1" in capsys.readouterr().out
+    assert json.loads((folder.path / "best.json").read_text())["score"] == 2.5
 
 
 def test_a_trial_that_another_launch_runs_is_left_to_it(sweep):
@@ -252,6 +283,39 @@ def test_the_study_in_a_storage_elsewhere_has_its_fingerprint_with_it(sweep, tmp
     assert not folder.fingerprint.exists()  # what is refused leaves no mark
 
 
+def as_it_began(folder: StudyFolder) -> tuple:
+    return folder.config.read_bytes(), json.loads(folder.fingerprint.read_text())
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["own_file", "storage_elsewhere"])
+def test_a_launch_that_fixes_more_does_not_become_what_the_study_is_compared_with(sweep, tmp_path, elsewhere):
+    storage = [f"hydra.sweeper.storage=sqlite:///{tmp_path}/all.db"] if elsewhere else []
+    folder = sweep(*storage)
+    began = as_it_began(folder)
+    folder.leave()
+    for rate in (1e-4, 2e-4):  # the second would not go with the first
+        folder = sweep(*storage, f"agent.lr_actor={rate}", "logger=quiet")
+        assert as_it_began(folder) == began
+        folder.leave()
+    sweep(*storage, "+restart=clean", "encoder.dropout=0.1")
+    assert "dropout: 0.1" in folder.config.read_text()  # another study
+
+
+def test_what_one_launch_searched_as_well_another_may_fix(sweep):
+    folder = sweep()
+    before = json.loads(folder.fingerprint.read_text())
+    assert before["log_std_min"] == -20
+    cfg = folder.cfg
+    folder.leave()
+    cfg.hydra.overrides.task.append("log_std_min=-20,-10")
+    begin_sweep(cfg).launch.end()
+    known = json.loads(folder.fingerprint.read_text())
+    assert "log_std_min" not in known and {**known, "log_std_min": -20} != before
+    assert set(known["hydra.sweeper.params"]) == {*before["hydra.sweeper.params"], "log_std_min"}
+    assert set(stored(folder).find().user_attrs["trackmania_droq.fingerprint"]) == set(known)
+    sweep("log_std_min=-5")
+
+
 def test_what_is_searched_belongs_to_the_trials():
     one, other = compose("encoder.dropout=0.1"), compose()
     for searched_, same in (("encoder.dropout", True), ("encoder", True), ("encoder.drop", False)):
@@ -293,6 +357,13 @@ def test_the_command_line_adds_to_the_search_and_fixes_what_it_names():
         ("sweeps_dir='a?b'", "sweeps_dir = a?b: the address of an SQLite file cannot hold its '?'"),
         ("agent.gamma=2", "agent.gamma = 2: must be a number"),
         ("hydra.sweeper.direction=up", "hydra.sweeper.direction = up: must be minimize or maximize"),
+        ("hydra.sweeper.direction=[maximize,minimize]", "'minimize']: a run has one objective. Use maximize."),
+        ("hydra.sweeper.n_trials=-1", "hydra.sweeper.n_trials = -1: must be an integer at least 0"),
+        ("hydra.sweeper.n_jobs=0", "hydra.sweeper.n_jobs = 0: must be an integer at least 1"),
+        ("hydra.sweeper.storage='sqlite:///:memory:'", "sqlite:///:memory:: nothing outlives the sweep there"),
+        ("hydra.sweeper.storage='sqlite://'", "hydra.sweeper.storage = sqlite://: nothing outlives the sweep there"),
+        ("role=worker", "role = worker: the trials of a search train in one process each. Use role=local."),
+        ("encoder.heads=5", "encoder.heads = 5: must divide encoder.stream_dim"),  # a rule between keys
     ],
 )
 def test_a_mistake_is_told_in_words_before_anything_is_made(sweep, tmp_path, override, text):
@@ -412,3 +483,65 @@ def test_a_job_in_another_process_is_no_launch(sweep):
     copy.on_multirun_end(config=None)
     callback.on_multirun_end(config=None)
     assert not list(callback._sweep.folder.launches.iterdir()) or callback._sweep.launch is None
+
+
+def end_with(folder: StudyFolder, fails) -> str:
+    """Let Hydra's callback end a launch out of which an exception comes; returns what it says."""
+    callback = StudyCallback()
+    callback._sweep = folder.sweep
+    with pytest.raises(SystemExit) as caught:
+        try:
+            fails()
+        finally:
+            callback.on_multirun_end(config=None)
+    return str(caught.value.code)
+
+
+def test_trials_that_a_changed_search_space_cannot_run_do_not_stay_running(sweep):
+    folder = sweep()
+    study = stored(folder).find()
+    study.tell(ask(folder), 1.0)
+    of_another_launch = study.ask()  # it is about to sign it
+    study.enqueue_trial({"agent.gamma": 0.99}, user_attrs={FOLDER: "00007"})
+    goes_on, fresh = study.ask(), study.ask()
+    space = {"agent.gamma": CategoricalDistribution((0.9, 0.95))}
+    sweeper = OptunaSweeperImpl(None, "maximize", None, None, 3, 2, 1.0, None, None)
+    told = end_with(folder, lambda: sweeper._configure_trials([goes_on, fresh], space, {}, []))
+    assert "the study cannot go on with this search space" in told and "+restart=clean" in told
+    states = {trial.number: trial.state.name for trial in study.get_trials()}
+    assert states[of_another_launch.number] == "RUNNING"
+    assert (states[goes_on.number], states[fresh.number]) == ("WAITING", "FAIL")
+    again = study.ask()
+    assert again.number == goes_on.number and again.suggest_categorical("agent.gamma", GAMMAS) == 0.99
+
+
+@pytest.mark.parametrize(
+    "error", [StorageInternalError("the disk\nis full"), OperationalError("INSERT", {}, Exception("the disk is full"))]
+)
+def test_a_storage_that_breaks_on_the_way_is_told_in_words(sweep, error):
+    folder = sweep()
+    told = end_with(folder, lambda: (_ for _ in ()).throw(error))
+    assert told.startswith(f"{folder.path}: the storage cannot be used any more: ") and "the disk" in told
+    assert "\n" not in told and "The same command goes on" in told
+
+
+def test_a_launch_that_is_terminated_between_two_trials_leaves_its_results(sweep):
+    folder = sweep()
+    cfg, before = folder.cfg, signal.getsignal(signal.SIGTERM)
+    folder.leave()
+    callback = StudyCallback()
+    try:
+        callback.on_multirun_start(cfg)
+        trial = ask(folder)
+        enrol(cfg, trial)
+        with pytest.raises(SystemExit) as caught:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                callback.on_multirun_end(config=None)
+        assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert caught.value.code == 143 and (folder.path / "report.html").exists()
+    assert [trial.state.name for trial in stored(folder).find().trials] == ["FAIL", "WAITING"]
+    assert not list(folder.launches.iterdir())

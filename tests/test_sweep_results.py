@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from app.config.load import load
 from app.config.schema import LONGEST_NAME, Config
 from app.errors import UserError
+from app.reporting.formatting import make_console
 from app.runs.config_file import write_config
 from app.runs.manifest import Manifest
 from app.sweep.attributes import END, EPOCHS, ERROR, FOLDER
@@ -226,6 +227,35 @@ def test_trials_are_ranked_by_score_and_of_equals_the_earlier_comes_first(direct
     assert [record.number for record in ranked(records, direction)] == order
 
 
+BROKEN = ("collapsed: stuck at 0.2", "not finite: loss_actor")
+
+
+@pytest.mark.parametrize(("direction", "luck"), [("maximize", 9.0), ("minimize", -9.0)])
+@pytest.mark.parametrize("end", BROKEN)
+def test_a_trial_that_broke_is_never_the_best_however_high_its_score(folder, direction, luck, end):
+    found = {"agent.gamma": 0.995}
+    keep_config(folder, "00001", *as_overrides(found))
+    trials = (trial(luck, found, end=end, folder="00000"), trial(1.0, found, folder="00001"))
+    study = make_study(*trials, direction=direction)
+    assert [record.number for record in ranked(read_records(study), direction)] == [1, 0]
+    results = write_results(folder, study)
+    assert results.best.number == 1 and "# trial 1 in trials/00001" in results.yaml.read_text()
+    assert json.loads(results.json.read_text())["number"] == 1
+    assert "Trial 1 reached 1" in Tags(results).text
+
+
+@pytest.mark.parametrize("end", BROKEN)
+def test_a_study_of_broken_trials_recommends_none_and_says_why(folder, end, capsys):
+    keep_config(folder, "00000")
+    write_results(folder, make_study(trial(1.0, {}, folder="00000")))
+    results = write_results(folder, make_study(trial(None), trial(3.0, {}, end=end, folder="00000")))
+    assert (results.best, results.command) == (None, "") and not results.yaml.exists()
+    results.tell(make_console())
+    assert "best    no trial with a score has ended well" in capsys.readouterr().out
+    text = Tags(results).text
+    assert "No trial with a score has ended well." in text and "reached" not in text
+
+
 def test_trials_are_counted_by_how_they_ended(folder):
     waiting = create_trial(state=TrialState.WAITING)
     study = make_study(
@@ -408,12 +438,14 @@ def test_nothing_from_the_storage_can_act(folder):
     space = {HOSTILE: FloatDistribution(0.0, 1.0), "choice": CategoricalDistribution((HOSTILE, "b"))}
     attributes = {END: f"collapsed: {HOSTILE}", FOLDER: f"a {HOSTILE}", EPOCHS: 2, HOSTILE: HOSTILE, "env": HOSTILE}
     study = optuna.create_study(study_name=HOSTILE, direction="maximize")
-    for score in (1.0, 2.0):
+    for score, end in ((1.0, "collapsed"), (2.0, "pruned"), (3.0, HOSTILE)):
+        attributes[END] = f"{end}: {HOSTILE}"
         params = {HOSTILE: score / 4, "choice": HOSTILE}
         study.add_trial(create_trial(value=score, params=params, distributions=space, user_attrs=attributes))
     study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={ERROR: HOSTILE}))
     write_config(folder.path / "config.yaml", compose())
     results = write_results(folder, study)
+    assert results.best.number == 2
 
     tags = [tag for tag, _ in Tags(results).found]
     nonces = [attrs.get("nonce") for tag, attrs in Tags(results).found if tag == "script"]

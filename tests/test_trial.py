@@ -11,12 +11,14 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 
 from app.config.job import TrialJob
 from app.config.schema import Config
 from app.errors import UserError
-from app.sweep.attributes import END, EPOCHS, ERROR, FOLDER, JOB, LAUNCH
+from app.sweep.attributes import END, EPOCHS, ERROR, FOLDER, JOB, LAUNCH, SCORE
 from app.sweep.launch import as_parent
+from app.sweep.storage import Stored
 from app.sweep.trial import run_trial
 from app.training.orphan import is_orphan
 from tests.make import compose
@@ -54,7 +56,7 @@ def run(study: optuna.Study, base: Path, *overrides: str) -> tuple[float, optuna
 def test_a_trial_reports_every_epoch_and_keeps_what_people_want(study, tmp_path):
     score, trial, folder = run(study, tmp_path, "pruner=none", "replay.keep=false")
     assert list(trial.intermediate_values) == [1, 2, 3] and trial.intermediate_values[3] == score
-    assert (trial.user_attrs[END], trial.user_attrs[EPOCHS]) == ("finished", 3)
+    assert (trial.user_attrs[END], trial.user_attrs[EPOCHS], trial.user_attrs[SCORE]) == ("finished", 3, score)
     left = {path.name for path in folder.iterdir()}
     assert {"config.yaml", "metrics.jsonl", "summary.json", "best", "log.txt"} <= left
     assert not {"replay", "checkpoints", "error.txt"} & left
@@ -65,6 +67,14 @@ def test_a_trial_reports_every_epoch_and_keeps_what_people_want(study, tmp_path)
     )
     assert summary["objective"] == pytest.approx(score)
     assert score == pytest.approx(sum(json.loads(line)["return_test_det"] for line in lines) / 3)
+
+
+def test_a_trial_that_has_ended_counts_though_its_launch_dies_before_it_says_so(study, tmp_path):
+    score, trial, _ = run(study, tmp_path, "pruner=none", "training.epochs=1")
+    assert trial.state is optuna.trial.TrialState.RUNNING
+    assert Stored(f"sqlite:///{tmp_path}/study.db", "mine").take_up(lambda _: True) == []
+    ended = study.trials[trial.number :]
+    assert [(trial.state.name, trial.value) for trial in ended] == [("COMPLETE", score)]  # and none waits
 
 
 def test_the_replay_stays_if_asked_for(study, tmp_path):
@@ -90,9 +100,17 @@ def test_a_trial_that_collapses_ends_early_with_its_worst_score_and_the_reason(s
     assert score == pytest.approx(0.0 if objective == "stability" else min(returns))
 
 
-@pytest.mark.parametrize("objective", ["return_test_det", "stability"])
-def test_a_trial_that_diverges_at_once_has_a_finite_score(study, tmp_path, objective):
-    score, trial, _ = run(study, tmp_path, f"objective={objective}", "pruner=none", "agent.lr_critic=1e30")
+DIVERGES = ("pruner=none", "agent.lr_critic=1e30")
+
+
+@pytest.mark.parametrize(("objective", "lowest"), [("return_test_det", -70.0), ("stability", 0.0)])
+def test_a_trial_that_diverges_at_once_has_the_lowest_score_and_no_luck(study, tmp_path, objective, lowest):
+    score, trial, _ = run(study, tmp_path, f"objective={objective}", "env.return_range=[-70,500]", *DIVERGES)
+    assert trial.user_attrs[END].startswith("not finite: ") and score == trial.user_attrs[SCORE] == lowest
+
+
+def test_a_trial_that_diverges_at_once_has_a_finite_score_where_no_range_is_known(study, tmp_path):
+    score, trial, _ = run(study, tmp_path, "env.return_range=null", *DIVERGES)
     assert trial.user_attrs[END].startswith("not finite: ") and math.isfinite(score)
 
 
@@ -101,6 +119,22 @@ def test_a_crashed_trial_leaves_its_reason_in_the_folder_and_in_the_study(study,
     _, trial, folder = run(study, tmp_path)
     assert trial.user_attrs[ERROR] == "ZeroDivisionError: division by zero" and END not in trial.user_attrs
     assert "Traceback" in (folder / "error.txt").read_text()
+
+
+def test_a_storage_that_breaks_does_not_hide_why_a_trial_failed(study, tmp_path, monkeypatch, capsys):
+    def breaks(*_: object) -> None:
+        raise StorageInternalError("the disk is full")
+
+    def crash(*_: object) -> None:
+        monkeypatch.setattr(optuna.Trial, "set_user_attr", breaks)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("app.training.trainer.Trainer.begin", crash)
+    _, trial, folder = run(study, tmp_path)
+    assert ERROR not in trial.user_attrs
+    reason = (folder / "error.txt").read_text()
+    assert "ZeroDivisionError" in reason and "StorageInternalError" not in reason
+    assert "failed: ZeroDivisionError" in capsys.readouterr().out
 
 
 def test_a_mistake_needs_no_traceback(study, tmp_path):

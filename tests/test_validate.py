@@ -189,6 +189,16 @@ def test_the_default_stands_first_and_the_best_trials_follow(made):
     assert (candidates[1].score, candidates[1].end, notes) == (3.0, "finished", [])
 
 
+def test_a_trial_that_broke_is_no_candidate_however_high_its_score(made):
+    made.add(9.0, 0.991, **{END: "not finite: loss_critic"}), made.add(8.0, 0.992, **{END: "collapsed: stuck"})
+    with pytest.raises(UserError, match="has no finished trial to compare"):
+        made.choose()
+    made.add(1.0, 0.993)
+    candidates, notes = made.choose()
+    assert [candidate.name for candidate in candidates] == ["default", "trial-2"]
+    assert notes == ["top_k = 2: there are only 1 such trials"]
+
+
 def test_the_best_of_a_study_that_minimises_is_the_lowest(tmp_path, compose):
     made = MadeStudy(tmp_path, compose(*TINY), direction="minimize")
     made.add(5.0, 0.991), made.add(-2.0, 0.992)

@@ -13,7 +13,7 @@ from rich.filesize import decimal
 
 from app.config.describe import allowed
 from app.config.job import jobs_at_once
-from app.config.load import validate
+from app.config.load import load
 from app.config.schema import Config, StudyName
 from app.envs.factory import make_spec
 from app.errors import UserError
@@ -43,10 +43,12 @@ def begin_sweep(cfg: DictConfig) -> Sweep:
         SystemExit: with code 0, after a dry run of a restart, or if the study is complete.
     """
     sweeper, console = cfg.hydra.sweeper, make_console()
-    config = validate(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), Config)
+    _refuse_roles(cfg.role)
+    config = load(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
     folder = StudyFolder(Path(config.sweeps_dir), _study_name(cfg))
     _check_place(cfg, folder)
     stored, directions = _stored(sweeper.storage, folder), _directions(sweeper)
+    _check_counts(sweeper)
     elsewhere = None if folder.holds(stored.file) else stored
     if config.restart is not None and config.restart.dry_run:
         StudyRestart(folder, elsewhere, config.restart, console).show()
@@ -59,8 +61,8 @@ def begin_sweep(cfg: DictConfig) -> Sweep:
         if config.restart is not None:
             folder.refuse_living()
             StudyRestart(folder, elsewhere, config.restart, console).carry_out()
-        stored.refuse_other(mine)
-        folder.settle(mine, config)
+        theirs = stored.refuse_other(mine)
+        folder.settle(mine, theirs, config)
         stored.make(mine, directions)
         sweep = Sweep(folder, stored, console)
         left = sweep.take_stock(sweeper.n_trials)
@@ -75,6 +77,12 @@ def begin_sweep(cfg: DictConfig) -> Sweep:
         sweep.report()
         raise SystemExit(0)
     return sweep
+
+
+def _refuse_roles(role: object) -> None:
+    """Before the rest is checked, which would ask for what that role needs."""
+    if role != "local":
+        raise UserError(f"role = {role}: the trials of a search train in one process each. Use role=local.")
 
 
 def searched(hydra: DictConfig) -> set[str]:
@@ -114,11 +122,19 @@ def _stored(url: object, folder: StudyFolder) -> Stored:
             "without one nothing outlives the sweep. Leave it out for the study's own file."
         )
     stored = Stored(url, folder.path.name)
+    if not stored.outlives_process:
+        raise UserError(f"hydra.sweeper.storage = {url}: nothing outlives the sweep there. Leave it out.")
     if url.endswith(f"{folder.path}/{folder.database.name}") and not folder.holds(stored.file):
         raise UserError(
             f"sweeps_dir = {folder.base}: the address of an SQLite file cannot hold its '?' or '%'. Use another folder."
         )
     return stored
+
+
+def _check_counts(sweeper: DictConfig) -> None:
+    for key, least in (("n_trials", 0), ("n_jobs", 1)):
+        if not isinstance(sweeper[key], int) or sweeper[key] < least:
+            raise UserError(f"hydra.sweeper.{key} = {sweeper[key]}: must be an integer at least {least}.")
 
 
 def _directions(sweeper: DictConfig) -> list[str]:
@@ -127,6 +143,8 @@ def _directions(sweeper: DictConfig) -> list[str]:
     names = [direction.name if isinstance(direction, Enum) else direction for direction in given]
     if wrong := [name for name in names if name not in ("minimize", "maximize")]:
         raise UserError(f"hydra.sweeper.direction = {wrong[0]}: must be minimize or maximize.")
+    if len(names) != 1:
+        raise UserError(f"hydra.sweeper.direction = {names}: a run has one objective. Use maximize.")
     return names
 
 

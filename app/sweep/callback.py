@@ -1,7 +1,10 @@
 """What Hydra calls around a sweep. Imported before the configuration is shown: nothing heavy here."""
 
+import signal
 import sys
+import threading
 import traceback
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hydra.errors import CompactHydraException
@@ -21,11 +24,14 @@ _WORDS = {
         "the study cannot go on with this search space: {} Set hydra.sweeper.params as it was, "
         "add +restart=clean, or choose another hydra.sweeper.study_name."
     ),
+    ("StorageInternalError", ""): "the storage cannot be used any more: {} The same command goes on when it can.",
+    ("OperationalError", ""): "the storage cannot be used any more: {} The same command goes on when it can.",
     ("TerminatedWorkerError", "launch"): (
         "the process of a job was killed, perhaps because memory ran out, and the trials beside it were stopped. The "
         "same command goes on with them; hydra.launcher.n_jobs=1 or a smaller replay.capacity needs less."
     ),
 }
+_ANYWHERE = ""  # whichever function it has left
 _ENOUGH = "Enough"  # of app.sweep.launch: other launches of the study do the rest
 
 
@@ -40,6 +46,7 @@ class StudyCallback(Callback):
 
     def __init__(self, launch: str | None = None):
         self._sweep: Sweep | None = None
+        self._before: Any = None  # what SIGTERM did
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a search without ``-m``, which Hydra would ignore."""
@@ -56,29 +63,43 @@ class StudyCallback(Callback):
         except Exception:
             traceback.print_exc()
             raise SystemExit(1) from None
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, _end)  # between two trials; a trial has a handler of its own
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Free what was stopped, and write the results."""
         if self._sweep is None:
             return
-        error, left, sweep = sys.exc_info()[1], _left_functions(), self._sweep
+        error, left, sweep = sys.exc_info()[1], _left_frames(), self._sweep
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+        kind = type(error).__name__
         try:
+            if kind == "ValueError" and "_configure_trials" in left:
+                sweep.put_back(left["_configure_trials"].f_locals["trials"])
             sweep.end()
         except (UserError, OSError) as trouble:
             print(f"the results cannot be written: {trouble}", file=sys.stderr)
-        kind = type(error).__name__
         if kind == _ENOUGH:
             raise SystemExit(0)
         for (known, function), words in _WORDS.items():
-            if kind == known and function in left:
-                raise SystemExit(f"{sweep.folder.path}: {words.format(error)}")
+            if kind == known and function in (_ANYWHERE, *left):
+                raise SystemExit(f"{sweep.folder.path}: {words.format(_first_line(error))}")
 
     def __getstate__(self) -> dict[str, Any]:
         """A job in another process is no launch."""
-        return {"_sweep": None}
+        return {"_sweep": None, "_before": None}
 
 
-def _left_functions() -> set[str]:
-    """Return the names of the functions that an exception on its way has left."""
+def _end(number: int, _: object) -> None:
+    raise SystemExit(128 + number)  # as shells and schedulers expect it
+
+
+def _first_line(error: BaseException | None) -> str:
+    return next(iter(str(error).splitlines()), "")
+
+
+def _left_frames() -> dict[str, FrameType]:
+    """Return the functions that an exception on its way has left, by name."""
     error = sys.exc_info()[1]
-    return {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)} if error is not None else set()
+    return {frame.f_code.co_name: frame for frame, _ in traceback.walk_tb(getattr(error, "__traceback__", None))}

@@ -46,6 +46,19 @@ def refuse_other_study(what: str, theirs: Mapping[str, Any], mine: Flat) -> None
     refuse_other(what, *fixed, WAYS_OUT)
 
 
+def widened(theirs: Mapping[str, Any] | None, mine: Flat) -> Flat:
+    """Return what a study is known by after another launch: as it was made, but for what is searched as well.
+
+    Args:
+        theirs: what it was known by; None for a new one.
+        mine: of the launch.
+    """
+    if theirs is None or SEARCHED not in theirs:
+        return mine
+    searched = sorted({*theirs[SEARCHED], *mine[SEARCHED]})
+    return {key: value for key, value in theirs.items() if not _is_part(key, searched)} | {SEARCHED: searched}
+
+
 def _is_part(key: str, of: Collection[str]) -> bool:
     """Whether a key is one of some keys and groups, or lies below one."""
     return any(f"{key}.".startswith(f"{part}.") for part in of)

@@ -10,7 +10,7 @@ from app.runs.config_file import write_config
 from app.runs.fingerprint import Flat, read_fingerprint
 from app.runs.lock import Lock
 from app.runs.manifest import NAME, Manifest
-from app.sweep.fingerprint import WAYS_OUT, refuse_other_study
+from app.sweep.fingerprint import WAYS_OUT, refuse_other_study, widened
 
 _PATIENCE = 60.0  # s that a launch waits for another one that begins or ends
 
@@ -44,23 +44,26 @@ class StudyFolder:
         """Give the folder up; safe to call twice."""
         self._lock.release()
 
-    def settle(self, mine: Flat, config: Config) -> None:
+    def settle(self, mine: Flat, theirs: Flat | None, config: Config) -> None:
         """Check that the study here was made under the same fingerprint, and note what this sweep will create.
 
         Args:
             mine: the fingerprint of this sweep.
+            theirs: what the study is known by in its storage; None for one that has yet to be made.
             config: before anything is searched.
 
         Raises:
             UserError: it was made under another one.
         """
         if self.database.exists() and self.fingerprint.is_file():
-            refuse_other_study(f"the study in {self.path}", read_fingerprint(self.fingerprint, WAYS_OUT), mine)
+            theirs = read_fingerprint(self.fingerprint, WAYS_OUT)
+            refuse_other_study(f"the study in {self.path}", theirs, mine)
         # What SQLite puts beside its file while it writes.
         beside = [self.database.with_name(self.database.name + end) for end in ("-journal", "-wal", "-shm")]
         Manifest.open(self.path).add("study", self.database, *beside)
-        write_json(self.fingerprint, mine)
-        write_config(self.config, config)
+        write_json(self.fingerprint, widened(theirs, mine))
+        if theirs is None or not self.config.is_file():  # what is tried is compared with what the study began with
+            write_config(self.config, config)
 
     def refuse_living(self) -> None:
         """Raise if a launch of the study is alive.

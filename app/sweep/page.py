@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 from app.reporting.formatting import duration
 from app.sweep.figures import Drawn, colour, make_figures, make_slices, short_names
 from app.sweep.folder import StudyFolder
-from app.sweep.records import Record, counts, ranked
+from app.sweep.records import Record, best_of, counts, ranked, why_no_best
 
 _TOP = 10
 _WORST = 50  # rows about trials that went wrong; trials.csv has them all
@@ -51,21 +51,23 @@ class Page:
 
     def render(self) -> str:
         """Return the page as HTML. Everything that comes from the storage is escaped."""
-        top = ranked(self.records, self.direction)[:_TOP]
+        top, best = ranked(self.records, self.direction)[:_TOP], best_of(self.records, self.direction)
         wrong = [record for record in self.records if record.end in _WRONG]
-        figures, slices = self._figures(top[0] if top else None)
+        figures, slices = self._figures(best)
         drawn = {name: figure for name, figure in figures.items() if isinstance(figure, dict)}
         names = sorted({name for record in self.records for name in record.params})
+        ends = counts(self.records)
         return _template().render(
             name=self.study.study_name,
             objective=self.objective,
             direction=self.direction,
             facts=self._facts(),
-            ends=counts(self.records),
-            best=top[0] if top else None,
+            ends=ends,
+            best=best,
+            no_best=why_no_best(ends),
             command=self.command,
             notes=self.notes,
-            space=[self._parameter(name, top[0] if top else None) for name in names],
+            space=[self._parameter(name, best) for name in names],
             missing={name: figure for name, figure in figures.items() if isinstance(figure, str)},
             slices=[f"slice-{number}" for number in range(len(slices))],
             drawn=drawn | {f"slice-{number}": figure for number, figure in enumerate(slices.values())},

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # How a trial can have ended, or where it stands, in the order in which a person wants to know.
 ENDS = ("finished", "pruned", "collapsed", "not finite", "failed", "stopped", "running", "waiting")
+
+_BROKEN = ("collapsed", "not finite")  # ends that nobody should go on from, whatever the score
 
 _OURS = "trial."  # attributes of ours begin so; the others are fixed overrides, which Hydra's sweeper notes
 
@@ -52,6 +54,11 @@ class Record:
     params: Mapping[str, Any]
     fixed: Mapping[str, str]
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether it ended because it collapsed or diverged."""
+        return self.end in _BROKEN
+
 
 def read_records(study: "optuna.Study") -> list[Record]:
     """Return the trials of a study, by number."""
@@ -63,12 +70,29 @@ def read_records(study: "optuna.Study") -> list[Record]:
 def ranked(records: Sequence[Record], direction: str) -> list[Record]:
     """Return the trials that have a score, the best first; of equals, the earlier one first.
 
+    Those that collapsed or diverged come last: their score tells a search what to avoid, and may be luck.
+
     Args:
         records: by number.
         direction: "maximize" or "minimize".
     """
     scored = [record for record in records if record.score is not None]
-    return sorted(scored, key=lambda record: record.score, reverse=direction == "maximize")
+    by_score = sorted(scored, key=lambda record: record.score, reverse=direction == "maximize")
+    return sorted(by_score, key=lambda record: record.is_broken)
+
+
+def best_of(records: Sequence[Record], direction: str) -> Record | None:
+    """Return the best trial of those that ended well; None if there is none. Arguments as of ``ranked``."""
+    return next((record for record in ranked(records, direction) if not record.is_broken), None)
+
+
+def why_no_best(ends: Collection[str]) -> str:
+    """Return why a study has no best trial.
+
+    Args:
+        ends: of its trials.
+    """
+    return "no trial with a score has ended well" if set(_BROKEN) & set(ends) else "no trial has a score yet"
 
 
 def counts(records: Sequence[Record]) -> dict[str, int]:

@@ -18,7 +18,7 @@ from app.reporting.formatting import tell
 from app.runs.manifest import Manifest
 from app.sweep.delta import OPTION, SCHEDULE, Delta, as_trial, as_yaml, command, make_delta, schedule_as_yaml
 from app.sweep.folder import StudyFolder
-from app.sweep.records import Record, as_csv, counts, one_line, ranked, read_records
+from app.sweep.records import Record, as_csv, best_of, counts, one_line, read_records, why_no_best
 
 _CONFIG = "config.yaml"  # of the study, before anything was searched, and of each trial
 
@@ -28,7 +28,7 @@ class Results:
     """What was written, and the best trial.
 
     Attributes:
-        best: None while no trial has a score.
+        best: None while no trial has a score and ended well.
         command: trains with what the best trial found; "" where there is nothing to train with.
         ends: how many trials ended in which way.
         yaml: the configuration that ``command`` names; it is not there where ``command`` is empty.
@@ -50,7 +50,7 @@ class Results:
         ends = ", ".join(f"{end} {number}" for end, number in self.ends.items())
         tell(console, f"trials  {ends or 'none yet'}")
         if self.best is None:
-            tell(console, "best    no trial has a score yet", "yellow")
+            tell(console, f"best    {why_no_best(self.ends)}", "yellow")
         else:
             tell(console, f"best    {_about(self.best)}", "green")
         if self.command:
@@ -81,7 +81,7 @@ def _write(folder: StudyFolder, study: optuna.Study) -> Results:
 
     records, config = read_records(study), _read(folder.path / _CONFIG)
     direction = study.directions[0].name.lower() if len(study.directions) == 1 else ""
-    best = next(iter(ranked(records, direction)), None)
+    best = best_of(records, direction)
     delta = None if best is None else _delta(folder, best, config)
     results = Results(
         best=best,

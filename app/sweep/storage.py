@@ -1,7 +1,7 @@
 """The study in its Optuna storage. Optuna takes most of a second to import: import this only when it is needed."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import optuna
@@ -12,10 +12,11 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from app.errors import UserError
 from app.runs.fingerprint import Flat
-from app.sweep.attributes import FOLDER, LAUNCH
-from app.sweep.fingerprint import refuse_other_study
+from app.sweep.attributes import FOLDER, LAUNCH, SCORE
+from app.sweep.fingerprint import refuse_other_study, widened
 
 _ATTRIBUTE = "trackmania_droq.fingerprint"  # of the study: who made it, under which settings
+_FIXED = "fixed_params"  # Optuna's attribute of a trial whose parameters were given to it
 
 
 class Stored:
@@ -54,6 +55,14 @@ class Stored:
             return None
         return Path(self._url.database)
 
+    @property
+    def outlives_process(self) -> bool:
+        """Whether the storage is there for the next process, too: SQLite can keep everything in memory."""
+        if self._url.get_backend_name() != "sqlite":
+            return True
+        name = self._url.database or ""
+        return bool(name) and ":memory:" not in name and self._url.query.get("mode") != "memory"
+
     def find(self) -> optuna.Study | None:
         """Return the study if it exists; a file that is missing is not made."""
         if self.file is not None and not self.file.exists():
@@ -69,19 +78,24 @@ class Stored:
         with self._in_words():
             return _ATTRIBUTE in study.user_attrs or not study.get_trials(deepcopy=False)
 
-    def refuse_other(self, mine: Flat) -> None:
+    def refuse_other(self, mine: Flat) -> Flat | None:
         """Raise unless the study, if there is one, was made by this program under the same fingerprint.
+
+        Returns:
+            What the study is known by; None for one that has yet to be made or signed.
 
         Raises:
             UserError: it was not, or the storage cannot be used.
         """
         study = self.find()
         if study is None:
-            return
+            return None
         if not self.is_ours(study):
             raise UserError(f"{self}: was not made by this program. Choose another hydra.sweeper.study_name.")
         with self._in_words():
-            refuse_other_study(str(self), study.user_attrs.get(_ATTRIBUTE, mine), mine)
+            theirs = study.user_attrs.get(_ATTRIBUTE)
+            refuse_other_study(str(self), mine if theirs is None else theirs, mine)
+        return theirs
 
     def make(self, mine: Flat, directions: Sequence[str]) -> None:
         """Make the study, or take the one that is there, and sign it.
@@ -93,7 +107,7 @@ class Stored:
             study = optuna.create_study(
                 study_name=self.name, storage=self._open(), directions=directions, load_if_exists=True
             )
-            study.set_user_attr(_ATTRIBUTE, mine)
+            study.set_user_attr(_ATTRIBUTE, widened(study.user_attrs.get(_ATTRIBUTE), mine))
 
     def count(self, *states: TrialState) -> int:
         """Return the number of trials in these states; 0 where there is no study."""
@@ -111,13 +125,14 @@ class Stored:
     def take_up(self, was_stopped: Callable[[FrozenTrial], bool]) -> list[int]:
         """Mark trials that nobody runs any more as failed, and have their parameters tried again next.
 
-        A trial that goes on keeps its run folder, and so its checkpoint.
+        A trial that goes on keeps its run folder, and so its checkpoint. One that had ended, though its launch could
+        not say so any more, is complete.
 
         Args:
             was_stopped: tells of a trial that the study calls running whether it is one of them.
 
         Returns:
-            Their numbers.
+            The numbers of those that go on.
         """
         study = self.find()
         if study is None:
@@ -125,12 +140,31 @@ class Stored:
         with self._in_words():
             running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             stopped = [trial for trial in running if was_stopped(trial)]
-            for trial in stopped:
+            ended = [trial for trial in stopped if SCORE in trial.user_attrs]
+            for trial in ended:
+                study.tell(trial.number, trial.user_attrs[SCORE])
+            left = [trial for trial in stopped if SCORE not in trial.user_attrs]
+            for trial in left:
                 study.tell(trial.number, state=TrialState.FAIL)
                 if trial.params:
                     folder = {FOLDER: trial.user_attrs[FOLDER]} if FOLDER in trial.user_attrs else {}
                     study.enqueue_trial(trial.params, user_attrs=folder)
-        return [trial.number for trial in stopped]
+        return [trial.number for trial in left]
+
+    def put_back(self, numbers: Collection[int]) -> None:
+        """Free trials that the study calls running and that cannot run.
+
+        One whose parameters were given, such as one that goes on, waits again; any other has failed.
+        """
+        study = self.find()
+        if study is None:
+            return
+        with self._in_words():
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if trial.number in numbers and _FIXED in trial.system_attrs:
+                    study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+                elif trial.number in numbers:
+                    study.tell(trial.number, state=TrialState.FAIL)
 
     def delete(self, copy_as: str | None) -> None:
         """Remove the study; the rest of the storage stays as it is.

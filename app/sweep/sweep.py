@@ -1,9 +1,10 @@
 """What a launch does for its study before and after the sweeper: whom it finds, what is left, and the results."""
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 
 from app.reporting.formatting import tell
@@ -73,6 +74,10 @@ class Sweep:
         if stopped:
             tell(self.console, f"stopped trials, which the same command goes on with first: {len(stopped)}", "yellow")
         self.report()
+
+    def put_back(self, trials: Collection[Trial]) -> None:
+        """Free trials that the sweeper has asked for and cannot run."""
+        self.stored.put_back({trial.number for trial in trials})
 
     def report(self) -> None:
         """Write the results and say where they lie."""

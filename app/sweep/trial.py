@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.config.job import TRIALS, TrialJob
 from app.config.schema import Config
@@ -18,7 +20,7 @@ from app.reporting.formatting import make_console, tell
 from app.restart.carry_out import remove
 from app.restart.plan import plan_folder
 from app.runs.folder import RunFolder
-from app.sweep.attributes import END, EPOCHS, ERROR, FOLDER, JOB, LAUNCH
+from app.sweep.attributes import END, EPOCHS, ERROR, FOLDER, JOB, LAUNCH, SCORE
 from app.sweep.launch import as_parent
 from app.sweep.pruner import make_pruner
 from app.training.orphan import is_orphan, watch
@@ -76,12 +78,11 @@ def run_trial(config: Config, job: TrialJob) -> float:
     try:
         outcome = _train(config, job, trial)
     except Exception as error:
-        trial.fail(error)
         with contextlib.suppress(OSError):  # the study has the reason, too
             RunFolder(path).error.write_text(_explained(error), encoding="utf-8")
+        trial.fail(error)
         tell(console, f"trial {trial.number} failed: {in_one_line(error)} · {path}", "red")
         raise
-    trial.conclude(outcome)
     tell(console, f"trial {trial.number} {outcome.stop_reason} · score {outcome.objective:.4g} · {path}", "green")
     return outcome.objective
 
@@ -125,13 +126,15 @@ class StudyTrial:
         return PRUNED if self._trial.should_prune() else ""
 
     def conclude(self, outcome: Outcome) -> None:
-        """Note how the trial has ended."""
+        """Note how the trial has ended, its score last: from then on it counts, whatever becomes of its launch."""
         self._trial.set_user_attr(END, outcome.stop_reason)
         self._trial.set_user_attr(EPOCHS, outcome.epochs)
+        self._trial.set_user_attr(SCORE, outcome.objective)
 
     def fail(self, error: Exception) -> None:
-        """Note why the trial has failed."""
-        self._trial.set_user_attr(ERROR, in_one_line(error))
+        """Note why the trial has failed, unless it is the storage that has."""
+        with contextlib.suppress(StorageInternalError, SQLAlchemyError):
+            self._trial.set_user_attr(ERROR, in_one_line(error))
 
 
 def _train(config: Config, job: TrialJob, trial: StudyTrial) -> Outcome:
@@ -139,6 +142,7 @@ def _train(config: Config, job: TrialJob, trial: StudyTrial) -> Outcome:
     with StopRequest() as stop, RunFolder.open(config) as folder, _log(folder) as console:
         outcome = run_in(folder, config, setup, console, stop, [trial])
         heed(stop, outcome, one_of_many=True)
+        trial.conclude(outcome)
         if not config.replay.keep:
             remove(plan_folder(folder.path, Path(config.sweeps_dir), _GOES))
         return outcome

@@ -69,6 +69,8 @@ def choose(folder: StudyFolder, study: optuna.Study, cfg: ValidateConfig) -> tup
     records = read_records(study)
     candidates, notes = [Candidate("default", _scheduled(_default_config(folder), cfg.epochs))], []
     for record in ranked(records, study.direction.name.lower()):
+        if record.is_broken:
+            break  # and so are all that follow
         if len(candidates) > cfg.top_k:
             break
         try:
