@@ -194,7 +194,7 @@ def test_the_score_of_the_game_is_told_nowhere(opened):
     assert all(score is not None and -100 <= score < 1000 for score in native)
     assert found.metrics()["native_return_det"] == pytest.approx(np.mean(native))
     assert "native_return_stoch" in found.metrics()
-    sent = Result("w", "f", 1, True, found.deterministic[0])
+    sent = Result("w", "f", 1, 1, True, found.deterministic[0])
     assert from_plain(to_plain(sent)).episode.native_return == native[0]
 
 

@@ -29,7 +29,8 @@ RANGE = (0.0, 500.0)
 FACTORS = (2.0, 10.0)
 BAND = (0.002, 0.01, 0.12, 0.5)
 STANDING = 0.01
-CONFIG = compose_config("env=sim_lidar", "critic.initial_q=0")
+ONE_STEP = ("env=sim_lidar", "agent.n_step=1")  # the numbers below are those of one-step targets
+CONFIG = compose_config(*ONE_STEP, "critic.initial_q=0")
 PARTS = ("loss_smoothness", "return_consistency", "entropy_health", "positive_trend", "performance")
 
 # One epoch as a healthy run without images has it (seed 0, 4 000 updates).
@@ -310,7 +311,7 @@ def test_rewards_below_0_allow_a_q_below_0():
 
 def test_entropy_above_its_target_excuses_a_low_q_and_below_it_does_not():
     def bound(entropy, *overrides):
-        return q_bounds(history(200, entropy=entropy, alpha=0.1), compose_config(*overrides).agent, start=0.0)
+        return q_bounds(history(200, entropy=entropy, alpha=0.1), compose_config(*ONE_STEP, *overrides).agent, start=0.0)
 
     assert bound(1.0).low == 0.0
     assert bound(-1.0).low == pytest.approx(-9.9, rel=1e-3)
@@ -347,7 +348,7 @@ def test_the_bounds_hold_every_critic_that_follows_its_target(polyak, n_step):
 
 
 def test_a_run_that_begins_with_weights_may_begin_with_their_q(compose):
-    begun = compose("env=sim_lidar", "critic.initial_q=0", "training.init_from=runs/x")
+    begun = compose(*ONE_STEP, "critic.initial_q=0", "training.init_from=runs/x")
     assert collapse(history(q_mean=[60.0]), CONFIG) and not collapse(history(q_mean=[60.0]), begun)
     assert collapse(history(q_mean=[-10.0]), begun)
 
@@ -369,7 +370,7 @@ def test_a_short_run_is_told_that_it_collapsed():
 
 
 def test_q_may_be_where_it_began_and_fall_from_there():
-    begun = compose_config("env=sim_lidar", "critic.initial_q=30")
+    begun = compose_config(*ONE_STEP, "critic.initial_q=30")
     for q in (29.0, 10.0, 0.1):
         assert not collapse(history(q_mean=[q]), begun)
     assert collapse(history(q_mean=[-2.0]), begun) and collapse(history(q_mean=[45.0]), begun)
