@@ -311,7 +311,9 @@ def test_rewards_below_0_allow_a_q_below_0():
 
 def test_entropy_above_its_target_excuses_a_low_q_and_below_it_does_not():
     def bound(entropy, *overrides):
-        return q_bounds(history(200, entropy=entropy, alpha=0.1), compose_config(*ONE_STEP, *overrides).agent, start=0.0)
+        return q_bounds(
+            history(200, entropy=entropy, alpha=0.1), compose_config(*ONE_STEP, *overrides).agent, start=0.0
+        )
 
     assert bound(1.0).low == 0.0
     assert bound(-1.0).low == pytest.approx(-9.9, rel=1e-3)
