@@ -42,7 +42,7 @@ from app.replay.storage import MemoryStorage
 from app.tmrl_api import Buffer, TrainerInterface
 from benchmarks import network_parts as parts
 from benchmarks.common import machine, markdown, parser, publish
-from benchmarks.network_parts import PASSWORD, OurFilm, Site, SmallActor, TmrlFilm, processes
+from benchmarks.network_parts import PASSWORD, TMRL_HEADER, OurFilm, Site, SmallActor, TmrlFilm, processes
 from benchmarks.tmrl_peer import MemoryTMFull, get_local_buffer_sample_tm20_imgs
 
 WORKERS = (1, 2, 4)
@@ -111,8 +111,8 @@ class Tmrl:
     def __init__(self, site: Site):
         self._site = site
         self._interface = TrainerInterface(
-            server_ip="127.0.0.1", server_port=site.port, password=PASSWORD, local_com_port=free_port(), header_size=12,
-            security=None, model_path=str(site.film.with_name("trainer.tmod")),
+            server_ip="127.0.0.1", server_port=site.port, password=PASSWORD, local_com_port=free_port(),
+            header_size=TMRL_HEADER, security=None, model_path=str(site.film.with_name("trainer.tmod")),
         )  # fmt: skip
         env = TmrlFilm(site)
         self._actor = SmallActor(env.observation_space, env.action_space)

@@ -28,6 +28,7 @@ from app.envs.observation import ObservationBuilder, newest
 from app.envs.spec import ObservationSpec
 from app.network import worker as worker_module
 from app.network.server import NetworkServer
+from app.network.transport import free_port
 from app.network.worker import NetworkWorker
 from app.tmrl_api import RolloutWorker, Server, TorchActorModule
 from benchmarks.common import ROOT
@@ -36,7 +37,7 @@ from benchmarks.tmrl_peer import get_local_buffer_sample_tm20_imgs
 PASSWORD = "a password for benchmarks"
 FILM_STEPS = 2000  # of the simulator
 SIZE = 64  # pixels
-_TMRL_HEADER = 12  # digits; tmrl's own default
+TMRL_HEADER = 12  # digits; tmrl's own default
 FOREVER = 10**9
 
 
@@ -189,9 +190,7 @@ def serve_ours(site: Site) -> None:
 
 def serve_tmrl(site: Site) -> None:
     """Be tmrl's server."""
-    from app.network.transport import free_port
-
-    server = Server(port=site.port, password=PASSWORD, local_port=free_port(), header_size=_TMRL_HEADER, security=None)
+    server = Server(port=site.port, password=PASSWORD, local_port=free_port(), header_size=TMRL_HEADER, security=None)
     time.sleep(FOREVER)
     del server
 
@@ -208,14 +207,12 @@ def work_ours(site: Site) -> None:
 
 def work_tmrl(site: Site) -> None:
     """Be one of tmrl's workers."""
-    from app.network.transport import free_port
-
     torch.set_num_threads(1)
     worker = RolloutWorker(
         env_cls=lambda: TmrlFilm(site), actor_module_cls=SmallActor,
         sample_compressor=get_local_buffer_sample_tm20_imgs, model_path=str(site.film.with_name(f"{os.getpid()}.tmod")),
         model_history=0, server_ip="127.0.0.1", server_port=site.port, password=PASSWORD, local_port=free_port(),
-        header_size=_TMRL_HEADER, security=None,
+        header_size=TMRL_HEADER, security=None,
     )  # fmt: skip
     worker.run(verbose=False)
 

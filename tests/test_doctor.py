@@ -587,7 +587,7 @@ def test_keys_that_do_not_work_are_fine(tmp_path, monkeypatch):
     assert found("client keys", config_of(*tls)).state == "broken"
     other, _ = certificates.make_keys(tmp_path / "others")
     (server / "authority.pem").write_bytes((other / "authority.pem").read_bytes())
-    assert "has not signed" in found("server keys", config_of(*tls)).found
+    assert "is not signed by" in found("server keys", config_of(*tls)).found
     for days, state, words in ((0.0, "broken", "too old"), (0.05, "note", "days are left")):
         monkeypatch.setattr(certificates, "_YEARS", days)
         certificates.make_keys(tmp_path / state)

@@ -78,7 +78,7 @@ def usable_files_of(folder: Path, side: str) -> tuple[Path, Path, Path]:
     paths = files_of(folder, side)
     if trouble := _trouble(*paths):
         raise UserError(
-            f"network.keys_dir = {folder}: {trouble}; copy {side}/ to this machine once more, or make new keys for "
+            f"network.keys_dir = {folder}: {trouble}. Copy {side}/ to this machine once more, or make new keys for "
             "every machine with python app/make_keys.py."
         )
     return paths

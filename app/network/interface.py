@@ -148,11 +148,10 @@ class NetworkInterface(TrainerInterface):
         return self._ledger.alive(time.monotonic())
 
     def begin_episode(self) -> None:
-        """Drop the rest of an episode of which a cleared replay held the beginning, and what else was driven for it."""
+        """Drop what was driven for a replay that was cleared: here, and, by another life, where workers keep it."""
         self._life = secrets.token_hex(8)
-        if self._rows:
-            self._rows.clear()
-            self._queue.popleft()
+        self._rows.clear()
+        self._queue.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what has come and is not in the replay yet, and what has come at all: tensors and plain numbers."""
@@ -260,7 +259,7 @@ class NetworkInterface(TrainerInterface):
     def _some_wait_for_weights(self, now: float) -> bool:
         """Whether a worker came late, or weights that an evaluation needs seem lost."""
         waited = now - self._broadcast
-        if self._ledger.behind(self._version, now):
+        if self._version and self._ledger.have(0, now):  # no actor of this session
             return waited >= _NOTE_S * 4
         lack = len(self._ledger.have(self._version, now)) < len(self._ledger.alive(now))
         return self._request[0] > 0 and lack and waited >= _LOST_S

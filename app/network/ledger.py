@@ -65,12 +65,8 @@ class Ledger:
         accounts = self._accounts.items()
         return [worker for worker, one in accounts if one.heard is not None and now - one.heard <= self._patience]
 
-    def behind(self, version: int, now: float) -> bool:
-        """Return whether a living worker has no actor of this session."""
-        return version > 0 and any(self._accounts[worker].version == 0 for worker in self.alive(now))
-
     def have(self, version: int, now: float) -> list[str]:
-        """Return the living workers that have this version of the actor."""
+        """Return the living workers that have this version of the actor; 0: none of this session yet."""
         return [worker for worker in self.alive(now) if self._accounts[worker].version == version]
 
     def received(self) -> dict[str, int]:
