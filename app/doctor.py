@@ -14,7 +14,7 @@ if sys.version_info < (3, 10):  # noqa: UP036 (whoever has an older one should r
 if ABSENT := [name for name in ("hydra", "omegaconf", "pydantic", "rich") if find_spec(name) is None]:
     sys.exit(
         f"The Python package {ABSENT[0]} is not installed in {sys.prefix}. Install this project's packages with make "
-        "train, or as README.md says under Install; then use .venv/bin/python (on Windows .venv\\Scripts\\python)."
+        "train, or as docs/install.md says; then use .venv/bin/python (on Windows .venv\\Scripts\\python)."
     )
 
 import hydra  # noqa: E402

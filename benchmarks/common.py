@@ -10,10 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra import compose, initialize_config_dir
 
+from app.config.load import load
+from app.config.schema import Config
 from app.files import strict_json
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def compose_config(*overrides: str) -> Config:
+    """Compose and validate the configuration that app/train.py would run with."""
+    with initialize_config_dir(str(ROOT / "conf")):
+        return load(compose("config", list(overrides)))
 
 
 def take_turns(candidates: Mapping[str, Callable[[], Any]], repeats: int, warmup: int = 5) -> dict[str, np.ndarray]:

@@ -4,7 +4,8 @@
 
 What follows `--` goes to `python app/train.py` as it is, for example `-- env=sim_lidar training=full`. The
 run folders and logs stay in --runs-dir. Lap shares, laps and lap time are those of the best policy on starts
-that did not choose it, means and standard deviations over episodes; "first lap" is the first epoch in whose
+that did not choose it, means and standard deviations over episodes; "× bound" is the lap time over that of the
+fastest lap along the centre line from the same start, in the simulator; "first lap" is the first epoch in whose
 evaluation a deterministic episode finished, and the training time until then; "last lap share" is that of the
 last policy on the starts of every evaluation. A run that fails gets a row, too.
 """
@@ -77,7 +78,7 @@ def run_jobs(jobs: Sequence[Job], runs_dir: Path, parallel: int) -> list[Outcome
 
 def _run(job: Job, runs_dir: Path, overrides: tuple[str, ...]) -> Outcome:
     folder, log = runs_dir / job.name, runs_dir / f"{job.name}.log"
-    told = (f"seed={job.seed}", f"run_name={job.name}", f"runs_dir={_quoted(runs_dir)}")
+    told = (f"seed={job.seed}", f"run_name={job.name}", f"runs_dir={quoted(runs_dir)}")
     command = [sys.executable, str(ROOT / "app" / "train.py"), *overrides, *job.overrides, *told]
     print(f"{job.name}: started, {log}", file=sys.stderr, flush=True)
     began = time.monotonic()
@@ -98,28 +99,37 @@ def read_run(job: Job, folder: Path, wall_s: float, code: int, log: Path) -> Out
     epochs = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
     failure = None
     if code != 0 or not summary:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        said = [line.strip() for line in lines if any(map(str.isalnum, line))]
-        failure = f"exit code {code}: {' · '.join(said[-2:]) or 'no output'}"
+        failure = f"exit code {code}: {last_lines(log)}"
     elif summary["stop_reason"] != "finished":
         failure = summary["stop_reason"]
     return Outcome(job.name, job.seed, wall_s, failure, summary, epochs)
 
 
+def last_lines(log: Path) -> str:
+    """Return the last two lines of a log that say something."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return " · ".join([line.strip() for line in lines if any(map(str.isalnum, line))][-2:]) or "no output"
+
+
 def add_run_arguments(made: ArgumentParser, name: str, seeds: Sequence[int]) -> None:
     """Add the arguments of every benchmark that trains; the run folders go below ``runs/`` by default."""
-    runs_dir = ROOT / "runs" / f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
     made.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
     made.add_argument("--jobs", type=int, default=1, help="runs at a time; each has 1 thread if > 1")
-    made.add_argument("--runs-dir", type=_absolute, default=runs_dir, help="a new folder, else one in runs/")
+    made.add_argument("--runs-dir", type=absolute, default=new_runs_dir(name), help="a new folder, else one in runs/")
     made.add_argument("overrides", nargs="*", help="after --: added to the command line of app/train.py")
 
 
-def _absolute(path: str) -> Path:
+def new_runs_dir(name: str) -> Path:
+    """Return a path below ``runs/`` that no earlier call has used."""
+    return ROOT / "runs" / f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+
+
+def absolute(path: str) -> Path:
+    """Return a path of the command line so that it means the same in every folder."""
     return Path(path).absolute()
 
 
-def _quoted(path: Path) -> str:
+def quoted(path: Path) -> str:
     """Quote a path for Hydra's grammar, in which blanks, commas and brackets mean something."""
     escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
@@ -138,7 +148,7 @@ def as_row(outcome: Outcome) -> dict[str, Any]:
             key: summary.get(key)
             for key in (
                 "best_epoch", "return_test_det", "return_test_stoch", "lap_share_det", "lap_share_det_std",
-                "lap_share_stoch", "lap_share_stoch_std", "laps_det", "lap_time_det",
+                "lap_share_stoch", "lap_share_stoch_std", "laps_det", "lap_time_det", "lap_time_ratio_det",
             )
         },
         "first_lap_epoch": first and first["epoch"],
@@ -151,7 +161,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows as Markdown."""
     columns = (
         "seed", "wall time", "updates", "env steps", "best epoch", "lap share det", "lap share stoch",
-        "laps finished", "lap time", "first lap", "after", "last lap share", "end",
+        "laps finished", "lap time", "× bound", "first lap", "after", "last lap share", "end",
     )  # fmt: skip
     cells = [
         (
@@ -161,6 +171,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             *(with_spread(row, f"lap_share_{policy}") for policy in ("det", "stoch")),
             number(row["laps_det"], "{:.0%}"),
             number(row["lap_time_det"], "{:.2f} s"),
+            number(row["lap_time_ratio_det"]),
             number(row["first_lap_epoch"], "epoch {}"),
             "-" if row["first_lap_wall_s"] is None else duration(row["first_lap_wall_s"]),
             number(row["last_lap_share_det"]),

@@ -77,7 +77,7 @@ class Ours:
         self._site, spec = site, make_spec(config.env)
         self._interface = NetworkInterface(config, spec, lambda: 10**6, Console(quiet=True), lambda: None)
         self._actor = DrivingActor(spec.space(), spec.action_space(), config, spec)
-        replay = ReplayConfig(capacity=CAPACITY, batch_size=1, keep=True)
+        replay = ReplayConfig(capacity=CAPACITY, batch_size=1, recent_share=0.0, recent_rows=1, keep=True)
         self._memory = ReplayMemory(spec, replay, 1, 0.99, (1,), 1, "cpu", seed=0, storage=MemoryStorage())
         self._saved = 0.0
 

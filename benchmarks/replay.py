@@ -103,7 +103,7 @@ def measure(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
     Returns:
         Per candidate p50_ms, p90_ms and bytes_per_step, and the ratios tmrl / ours.
     """
-    cfg = ReplayConfig(capacity=rows, batch_size=batch_size, keep=True)
+    cfg = ReplayConfig(capacity=rows, batch_size=batch_size, recent_share=0.0, recent_rows=1, keep=True)
     ours, our_bytes = filled(
         lambda: ReplayMemory(SPEC, cfg, 1, 0.99, (1, 3, 5), 1, "cpu", seed=0, storage=MemoryStorage()), as_ours, rows
     )

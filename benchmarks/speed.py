@@ -22,11 +22,9 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 
 from app.agents.droq import DroQAgent
-from app.config.load import load
-from app.config.schema import Config, ReplayConfig
+from app.config.schema import ReplayConfig
 from app.envs.factory import make_env
 from app.replay.batch import Batch
 from app.replay.compress import SampleCompressor
@@ -34,7 +32,7 @@ from app.replay.memory import ReplayMemory
 from app.replay.storage import MemoryStorage
 from app.tmrl_api import Buffer
 from app.training.setup import prepare
-from benchmarks.common import ROOT, machine, markdown, number, parser, publish, take_turns
+from benchmarks.common import compose_config, machine, markdown, number, parser, publish, take_turns
 from benchmarks.tmrl_peer import SpinupSacAgent, VanillaCNNActorCritic
 
 BATCHES = (64, 256)
@@ -49,33 +47,29 @@ class Ours(NamedTuple):
     agent: DroQAgent
     batch: Batch
     obs: dict[str, np.ndarray]  # one observation as the environment gives it
+    memory: ReplayMemory  # the batch is a sample of it
 
 
 def make_ours(threads: int, batch_size: int, *overrides: str) -> Ours:
     """Build our agent and a batch of real transitions, driven with random actions."""
-    config = _compose("device=cpu", f"threads={threads}", *overrides)
+    config = compose_config("device=cpu", f"threads={threads}", *overrides)
     device = prepare(config.device, config.threads, config.seed)
     env = make_env(config.env, config.env.train_tracks, config.seed)
     agent = DroQAgent(env.observation_space, env.action_space, device, config=config, spec=env.spec_)
     agent.get_actor()
     memory = ReplayMemory(
         env.spec_,
-        ReplayConfig(capacity=2 * STEPS, batch_size=batch_size, keep=True),
+        ReplayConfig(capacity=2 * STEPS, batch_size=batch_size, recent_share=0.0, recent_rows=1, keep=True),
         config.agent.n_step,
         config.agent.gamma,
-        config.encoder.prediction_horizons,
+        config.encoder.prediction_horizons if config.model.contextual else (),
         nb_steps=1,
         device=device,
         seed=config.seed,
         storage=MemoryStorage(),
     )
     obs = _drive(env, memory)
-    return Ours(agent, memory.sample(), obs)
-
-
-def _compose(*overrides: str) -> Config:
-    with initialize_config_dir(str(ROOT / "conf")):
-        return load(compose("config", ["model=droq_contextual", *overrides]))
+    return Ours(agent, memory.sample(), obs, memory)
 
 
 def _drive(env: Any, memory: ReplayMemory) -> dict[str, np.ndarray]:

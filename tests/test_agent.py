@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from app.agents.guard import NonFiniteError
+from app.agents.optimizer import clipped_step, make_adamw
 from tests.make import make_agent, make_batch
 
 
@@ -71,6 +72,30 @@ def test_alpha_keeps_its_floor_and_can_be_fixed():
     assert fixed.alpha.item() == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("max_norm", [0.5, 1e3, None])
+def test_clipped_step_equals_clip_grad_norm_before_adamw(max_norm):
+    start = [torch.randn(7, 5), torch.randn(33)]
+    ours, plain = ([p.clone().requires_grad_() for p in start] for _ in range(2))
+    optimizers = [make_adamw(parameters, 1e-2, (0.9, 0.99), 0.1) for parameters in (ours, plain)]
+    for step in range(1, 4):
+        losses = [sum((step * p.square()).sum() for p in parameters) for parameters in (ours, plain)]
+        norm = clipped_step(optimizers[0], ours, losses[0], max_norm)
+        optimizers[1].zero_grad()
+        losses[1].backward()
+        expected = torch.nn.utils.clip_grad_norm_(plain, float("inf") if max_norm is None else max_norm)
+        optimizers[1].step()
+        torch.testing.assert_close(norm, expected, rtol=1e-6, atol=0)
+        for one, other in zip(ours, plain, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
+def test_clipped_step_leaves_other_parameters_alone():
+    trained, other = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    clipped_step(make_adamw([trained], 1e-2, (0.9, 0.99), 0.0), [trained], (trained * other).sum(), 1.0)
+    assert other.grad is None
+    assert not torch.equal(trained, torch.ones(3))
+
+
 @pytest.mark.parametrize("part", ["reward", "window", "floats"])
 def test_first_bad_quantity_is_named(part):
     agent = make_agent("env=sim_lidar")
@@ -115,3 +140,49 @@ def test_the_image_branch_starts_silent_and_learns_to_speak():
     assert torch.equal(features(obs).features, features(other).features)
     agent.train(make_batch(agent.spec, 4))
     assert not torch.equal(features(obs).features, features(other).features)
+
+
+def test_averaged_policy_is_the_moving_average_of_the_raw_weights():
+    agent = make_agent("env=sim_lidar", "model=droq", "agent.policy_ema=0.9")
+    batch, keys = make_batch(agent.spec, 8), [name for name, _ in agent.model.named_parameters()]
+    expected = {name: agent.model.state_dict()[name].clone() for name in keys}
+    for update in range(1, 4):
+        agent.train(batch)
+        keep = min(0.9, update / (update + 10))
+        expected = {name: keep * expected[name] + (1 - keep) * agent.model.state_dict()[name] for name in keys}
+    for name in keys:
+        torch.testing.assert_close(agent.averaged.state_dict()[name], expected[name], rtol=1e-4, atol=1e-6)
+    assert not any(p.requires_grad for p in agent.averaged.parameters())
+
+
+def test_averaged_policy_averages_running_statistics_and_copies_counters():
+    agent = make_agent("env=sim", "model=droq", "norm=batch", "agent.policy_ema=0.5")
+    before = {name: buffer.clone() for name, buffer in agent.averaged.named_buffers()}
+    agent.train(make_batch(agent.spec, 8))
+    keep, found = 1 / 11, dict(agent.averaged.named_buffers())
+    for name, source in agent.model.named_buffers():
+        expected = keep * before[name] + (1 - keep) * source if source.is_floating_point() else source
+        torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_averaged_policy_without_averaging_is_the_raw_one():
+    agent = make_agent("env=sim_lidar", "model=droq", "agent.policy_ema=0")
+    agent.train(make_batch(agent.spec, 8))
+    assert all(map(torch.equal, agent.averaged.parameters(), agent.model.parameters()))
+
+
+def test_averaged_policy_is_part_of_the_state():
+    agent = make_agent("env=sim_lidar", "model=droq")
+    for _ in range(2):
+        agent.train(make_batch(agent.spec, 8))
+    other = make_agent("env=sim_lidar", "model=droq", seed=1)
+    other.load_state_dict(agent.state_dict())
+    assert all(map(torch.equal, other.averaged.parameters(), agent.averaged.parameters()))
+    other.load_weights(agent.averaged.state_dict())
+    for network in (other.model, other.target, other.averaged):
+        assert all(map(torch.equal, network.parameters(), agent.averaged.parameters()))
+
+
+def test_actor_learns_more_slowly_than_the_critic_by_default():
+    agent = make_agent("env=sim_lidar")
+    assert agent.actor_optimizer.param_groups[0]["lr"] < agent.critic_optimizer.param_groups[0]["lr"]

@@ -674,7 +674,7 @@ def test_a_gamepad_that_cannot_be_made_is_there(stand_in, monkeypatch):
     assert finding.state == "broken" and finding.found == "OSError: no driver" and finding.remedy
     monkeypatch.setitem(sys.modules, "vgamepad", None)
     finding = found("gamepad", config)
-    assert finding.state == "broken" and "README" in finding.remedy
+    assert finding.state == "broken" and "docs/install.md" in finding.remedy
 
 
 def test_a_driver_that_hangs_hangs_the_doctor(stand_in, monkeypatch):
@@ -823,7 +823,7 @@ def test_missing_packages_end_the_doctor_with_a_traceback():
     before = f"sys.modules.update(dict.fromkeys({absent!r}))"
     done = run("env=trackmania", "role=worker", before=before)
     assert done.returncode == 1 and not done.stderr, done.stderr
-    assert "broken  torch: " in done.stdout and "README.md" in done.stdout
+    assert "broken  torch: " in done.stdout and "docs/install.md" in done.stdout
     assert "ok      loopback" in done.stdout and "role=worker needs is not all there" in done.stdout
 
 

@@ -145,8 +145,9 @@ def test_onnx_gives_what_the_actor_gives_for_any_batch(exported):
     for size in (1, 5):
         obs = make_observations(spec, size + 1)
         obs = {name: part[1:] for name, part in obs.items()}
-        mean, log_std = Policy(actor.net)(**obs)
-        for found, wanted in zip(session.run(obs), (actor.actions(obs, True), mean, log_std), strict=True):
+        policy = Policy(actor.net)(**obs)
+        assert torch.equal(policy[0], actor.actions(obs, True))
+        for found, wanted in zip(session.run(obs), policy, strict=True):
             assert found.shape == (size, spec.action_dim) and found.dtype == np.float32
             np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
@@ -193,7 +194,7 @@ def test_bundle_moves_to_another_device_as_a_whole(exported):
     actor, spec, folder = exported
     bundle = BundleActor(folder=folder).to_device("meta")
     obs = {name: part[:1].to("meta") for name, part in make_observations(spec, 1).items()}
-    assert [part.device.type for part in bundle.gaussian(obs)] == ["meta", "meta"]
+    assert {part.device.type for part in bundle.evaluate(obs)} == {"meta"}
 
 
 def test_weights_are_saved_and_loaded_as_the_worker_does(exported, tmp_path):
@@ -327,7 +328,7 @@ def test_every_listed_operation_calculates():
     "damage",
     [
         lambda program: program.pop("nodes"),
-        lambda program: program.update(outputs={"mean": "floats", "log_std": "floats"}),
+        lambda program: program.update(outputs={"action": "floats", "mean": "floats", "log_std": "floats"}),
         lambda program: program["inputs"]["floats"].update(shape=[3]),
         lambda program: program["inputs"]["floats"].update(dtype="object"),
         lambda program: program["tensors"].update(forward=program["tensors"].popitem()[1]),
@@ -448,8 +449,8 @@ def test_earlier_export_stays_until_a_good_one_takes_its_place(tmp_path, monkeyp
 
 def test_bundle_that_says_something_else_is_not_handed_out(tmp_path, monkeypatch):
     make_run(tmp_path / "run", *SMALLEST)
-    gaussian = BundleActor.gaussian
-    monkeypatch.setattr(BundleActor, "gaussian", lambda *args: [part + 2e-5 for part in gaussian(*args)])
+    evaluate = BundleActor.evaluate
+    monkeypatch.setattr(BundleActor, "evaluate", lambda *args: [part + 2e-5 for part in evaluate(*args)])
     with pytest.raises(UserError, match="The bundle differs from the actor by 2.*e-05"):
         export_run(tmp_path / "run")
     assert not (tmp_path / "run" / "export").exists()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from app.config import checks
 from app.config.load import ConfigError
 from app.health.collapse import collapse
-from app.health.objective import objective, worst
+from app.health.objective import is_better, objective, worst
 from app.health.q_bounds import q_bounds
 from app.health.score import (
     entropy_health,
@@ -258,6 +258,17 @@ def test_nothing_to_judge_is_nan(name):
     assert math.isnan(worst(name, history(return_test_det=[None])))
 
 
+def test_a_higher_return_is_better_until_every_episode_is_a_lap_then_a_faster_one_is():
+    half = {"return_test_det": 250.0, "laps_det": 0.0}
+    some = {"return_test_det": 450.0, "laps_det": 0.9, "lap_time_det": 20.0}
+    slow = {"return_test_det": 500.6, "laps_det": 1.0, "lap_time_det": 30.0}
+    fast = {"return_test_det": 500.1, "laps_det": 1.0, "lap_time_det": 25.0}
+    ranking = [half, some, slow, fast]
+    for worse, better in zip(ranking, ranking[1:], strict=False):
+        assert is_better(better, worse) and not is_better(worse, better)
+    assert is_better(half, {}) and not is_better(half, half)
+
+
 def test_a_collapsed_run_counts_with_its_worst_and_a_finite_number():
     run = history(return_test_det=[500.0, 10.0, None, 30.0])
     assert worst("return_test_det", run) == 10.0
@@ -448,6 +459,13 @@ WRONG = [
     (["env.return_range=[0,0]"], "env.return_range = [0.0, 0.0]: the first number must be less than the second"),
     (["env.return_range=[0]"], "env.return_range = [0]: must be a list of 2 numbers or null"),
     (["env.return_range=500"], "env.return_range = 500: must be a list of 2 numbers or null"),
+    (["value.support=[5,5]"], "value.support = [5.0, 5.0]: must be the lowest and the highest value"),
+    (["value.support=[0,inf]"], "value.support = [0, inf]: must be a list of 2 numbers or null"),
+    (["value.support=[1,9]"], "critic.initial_q = 0: lies beyond value.support = [1.0, 9.0]. Widen the support"),
+    (["value.bins=2"], "value.bins = 2: must be an integer at least 3"),
+    (["value.sigma=0"], "value.sigma = 0: must be a number greater than 0"),
+    (["agent.policy_ema=1"], "agent.policy_ema = 1: must be a number at least 0 and less than 1"),
+    (["agent.deployed_policy=best"], "agent.deployed_policy = best: must be one of averaged, raw"),
     (["health.weights.performance=0.2"], "health.weights: must sum to 1, and the five sum to 1.05"),
     (["health.weights.performance=-1"], "health.weights.performance = -1: must be a number at least 0"),
     (["health.alpha_band=[0.1,0.1,1,2]"], "health.alpha_band = [0.1, 0.1, 1.0, 2.0]: each number must be greater"),

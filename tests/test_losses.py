@@ -12,12 +12,10 @@ from app.agents.guard import NonFiniteError, check_finite
 from app.agents.losses import (
     actor_loss,
     bellman_target,
-    clipped_norm,
-    critic_loss,
     entropy_loss,
     prediction_loss,
 )
-from app.models.distributions import squashed_gaussian
+from app.models.distributions import DeterministicAction, squashed_gaussian
 
 
 def test_bellman_target_bootstraps_on_truncated_never_on_terminated():
@@ -31,11 +29,6 @@ def test_bellman_target_bootstraps_on_truncated_never_on_terminated():
     )
     # row 0: 1 + 0.5 · (min(10, 20) − 2 · 3) = 3; row 1 terminated: its reward alone
     assert target.tolist() == [3.0, 2.0]
-
-
-def test_critic_loss_is_the_mean_squared_error_over_heads_and_batch():
-    q = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    assert critic_loss(q, torch.tensor([0.0, 1.0])).item() == (1 + 1 + 9 + 9) / 4
 
 
 def test_actor_loss_uses_the_lowest_head():
@@ -58,14 +51,6 @@ def test_prediction_loss_ignores_rewards_that_do_not_exist():
     mask = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     assert prediction_loss(predicted, rewards, mask).item() == (1 + 16) / 2
     assert prediction_loss(predicted, rewards, torch.zeros(2, 2)).item() == 0
-
-
-def test_gradient_is_clipped_to_the_norm_and_reported_unclipped():
-    parameter = torch.zeros(2, requires_grad=True)
-    parameter.grad = torch.tensor([3.0, 4.0])
-    assert clipped_norm([parameter], 1.0).item() == 5.0
-    assert parameter.grad.norm().item() == pytest.approx(1.0, rel=1e-5)
-    assert clipped_norm([parameter], None).item() == pytest.approx(1.0, rel=1e-5)
 
 
 @settings(deadline=None)
@@ -96,3 +81,22 @@ def test_guard_names_the_first_bad_quantity():
         check_finite({"reward": 1.0, "q_mean": math.nan, "loss_critic": math.inf}, 7)
     assert caught.value.quantity == "q_mean"
     check_finite({"reward": 1.0}, 7)
+
+
+def test_deterministic_action_of_a_one_sided_component_is_the_mean_of_what_samples_do():
+    mean, log_std = (
+        torch.tensor([[0.3, -0.2, 0.5], [2.0, -3.0, -1.0]]),
+        torch.tensor([[-0.5, -0.3, 0.0], [0.5, 0.5, -1]]),
+    )
+    action = DeterministicAction(3, one_sided=(0, 1))(mean, log_std)
+    generator = torch.Generator().manual_seed(0)
+    samples = (mean + log_std.exp() * torch.randn(200_000, 2, 3, generator=generator)).tanh()
+    expected = torch.cat([samples[..., :2].relu().mean(0), mean[:, 2:].tanh()], -1)
+    torch.testing.assert_close(action, expected, atol=1e-2, rtol=0)
+
+
+def test_deterministic_action_without_noise_or_one_sided_components_is_the_mode():
+    mean = torch.tensor([[0.3, -0.7]])
+    assert torch.equal(DeterministicAction(2, one_sided=())(mean, torch.zeros(1, 2)), mean.tanh())
+    almost = DeterministicAction(2, one_sided=(0, 1))(mean, torch.full((1, 2), -12.0))
+    torch.testing.assert_close(almost, mean.tanh().relu(), atol=1e-4, rtol=0)

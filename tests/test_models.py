@@ -10,6 +10,7 @@ from torch import nn
 from app.envs.factory import make_env, make_spec
 from app.models.actor import DrivingActor
 from app.models.backbone import Backbone
+from app.models.convolutions import DepthwiseConv, PointwiseConv
 from app.models.factory import make_actor_critic
 from app.models.film import FiLMGenerator, film
 from app.models.inputs import ScaleInputs
@@ -49,12 +50,38 @@ def test_every_option_builds_and_acts(option):
 
 
 def test_backbone_nano_has_the_published_shape():
-    config = compose()
+    config = compose("backbone=effnet_nano")
     net = Backbone(config.backbone, config.norm, in_channels=4, out_dim=128)
     strides = [m.stride[0] for m in net.modules() if isinstance(m, nn.Conv2d) and m.stride[0] > 1]
     assert len(strides) == 4  # stem and three stages: 64 pixels become 4
     assert net(torch.zeros(2, 4, 64, 64)).shape == (2, 128)
     assert net.features(torch.zeros(1, 4, 64, 64)).shape == (1, 1792, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda bias: PointwiseConv(6, 8, bias),
+        lambda bias: DepthwiseConv(6, 1, bias),
+        lambda bias: DepthwiseConv(6, 2, bias),
+    ],
+    ids=["pointwise", "depthwise", "stride 2"],
+)
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 2), (4, 4), (5, 4)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_convolutions_of_small_maps_equal_conv2d(make, size, bias):
+    ours = make(bias)
+    plain = nn.Conv2d(6, ours.out_channels, ours.kernel_size, ours.stride, ours.padding, groups=ours.groups, bias=bias)
+    plain.load_state_dict(ours.state_dict())
+    x = torch.randn(5, 6, *size).to(memory_format=torch.channels_last)
+    results = []
+    for conv in (ours, plain):
+        seen = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        y = conv(seen)
+        (y.square() / 2).sum().backward()
+        results.append([y, seen.grad, *(p.grad for p in conv.parameters())])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("model", MODELS)

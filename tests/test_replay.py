@@ -46,9 +46,20 @@ def make_spec(sensors=5, action_dim=2, action_history=2, image=(4, 3, 2), window
     )
 
 
-def make_memory(spec, capacity=500, batch_size=64, n_step=1, horizons=HORIZONS, seed=0, storage=None, slack=0):
-    cfg, storage = ReplayConfig(capacity=capacity, batch_size=batch_size, keep=True), storage or MemoryStorage()
-    return ReplayMemory(spec, cfg, n_step, GAMMA, horizons, 3, "cpu", seed, storage, slack)
+def make_memory(
+    spec,
+    capacity=500,
+    batch_size=64,
+    n_step=1,
+    horizons=HORIZONS,
+    seed=0,
+    storage=None,
+    slack=0,
+    recent_share=0.0,
+    recent_rows=1,
+):
+    cfg = ReplayConfig(capacity, batch_size, recent_share, recent_rows, keep=True)
+    return ReplayMemory(spec, cfg, n_step, GAMMA, horizons, 3, "cpu", seed, storage or MemoryStorage(), slack)
 
 
 def record(spec, lengths, seed=0, endings=("terminated", "truncated", "cut")):
@@ -298,6 +309,23 @@ def test_sampling_depends_on_more_than_the_seed():
     assert len(first) == 3
     assert all(torch.equal(a, b) for a, b in zip(first, batches(7, (3, 11)), strict=True))
     assert not torch.equal(first[0], batches(8, (500,))[0])
+
+
+def test_share_of_a_batch_comes_from_the_newest_rows_and_the_rest_from_all():
+    spec = make_spec()
+    memory = make_memory(spec, batch_size=40, recent_share=0.25, recent_rows=50)
+    feed(memory, spec, record(spec, [20] * 20))
+    rows = np.concatenate([memory._draw().reshape(1, -1) for _ in range(200)])
+    assert (rows[:, 30:] >= len(memory) - 50).all()
+    assert rows[:, :30].min() < 20 and rows[:, :30].max() > len(memory) - 20
+    assert len(np.unique(rows[:, 30:])) > 30
+
+
+def test_newest_rows_without_a_transition_leave_the_batch_to_all_rows():
+    spec = make_spec()
+    memory = make_memory(spec, batch_size=8, recent_share=1.0, recent_rows=3)
+    feed(memory, spec, record(spec, [20] * 3 + [0] * 5))
+    assert memory.sample().reward.shape == (8,)
 
 
 def test_nothing_to_sample_loops_for_ever():

@@ -207,7 +207,7 @@ def test_plain_lines_without_a_terminal():
     progress = Progress("auto", total_updates=6400, epochs=5, console=console, clock=clock)
     progress.start()
     run_for(progress, clock, 35.0)
-    progress.evaluated(SIM.metrics())
+    progress.evaluated(SIM.metrics(), best=True)
     progress.stop()
     lines = console.file.getvalue().splitlines()
     assert len(lines) == 4  # after 10, 20 and 30 s, and the evaluation
@@ -228,7 +228,7 @@ def test_the_bar_is_shown_in_a_terminal_and_throttled():
     assert "320/640 updates" in text and "50%" in text
     progress.evaluating()
     assert "evaluating" in console.file.getvalue()[len(text) :]
-    progress.evaluated(SIM.metrics())
+    progress.evaluated(SIM.metrics(), best=True)
     progress.stop()
     progress.stop()
     assert "last evaluation: return 300.0" in console.file.getvalue()
@@ -252,12 +252,12 @@ def test_the_bar_fits_narrow_terminals(width):
 def test_rates_leave_out_the_evaluation_and_a_continued_run_its_past():
     console, clock = page(), Clock()
     progress = Progress("plain", total_updates=10_000, epochs=5, console=console, clock=clock)
-    progress.start(updates=5000, env_steps=10_000, best=1000.0)
+    progress.start(updates=5000, env_steps=10_000)
     run_for(progress, clock, 9.0, updates=5000)
     progress.evaluating()
     clock.now += 60.0
-    progress.evaluated(SIM.metrics())
-    assert "best" not in console.file.getvalue()  # the run had a better one before
+    progress.evaluated(SIM.metrics(), best=False)
+    assert "best" not in console.file.getvalue()
     run_for(progress, clock, 5.0, updates=5576)
     assert progress.rates() == pytest.approx((64.0, 128.0))
 
@@ -268,7 +268,7 @@ def test_none_is_silent():
     progress.start()
     run_for(progress, clock, 20.0)
     progress.evaluating()
-    progress.evaluated(SIM.metrics())
+    progress.evaluated(SIM.metrics(), best=True)
     progress.stop()
     assert not console.file.getvalue()
 

@@ -20,7 +20,7 @@ from app.envs.factory import make_env
 from app.errors import UserError
 from app.replay.storage import MemoryStorage
 from app.runs.checkpoint import read
-from app.runs.folder import RunFolder
+from app.runs.folder import RunFolder, load_weights
 from app.training import run as run_module
 from app.training import trainer as trainer_module
 from app.training.evaluation import Evaluator, Start, make_starts, record
@@ -108,7 +108,7 @@ def test_lockstep_evaluation_equals_one_episode_at_a_time():
         agent.model.policy.out.bias[:3] = torch.tensor([2.0, -2.0, 0.0])
     config, actor = compose("env=sim_lidar"), agent.get_actor()
     starts = make_starts((1, 2), 4, 0.0)
-    together = Evaluator(config.env, 0, lambda: None).drive(actor, starts, test=True)
+    together = Evaluator(config.env, 0, lambda: None).drive(actor, starts, [True] * len(starts))
     alone = [record(actor, config.env, start, 0, 64)[1] for start in starts]
     assert len({episode.length for episode in together}) > 1
     for one, other in zip(together, alone, strict=True):
@@ -151,10 +151,32 @@ def test_run_folder_is_complete_and_its_config_loads_again(tmp_path):
 
     assert load(OmegaConf.load(folder.config)) == config
     summary = json.loads(folder.summary.read_text())
-    assert summary["objective"] == objective == summary["return_test_det"]
+    rows = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert summary["objective"] == objective == pytest.approx(np.mean([row["return_test_det"] for row in rows]))
     assert summary["updates"] == 8 and summary["stop_reason"] == "finished"
     assert "!!python" not in folder.config.read_text() and yaml.safe_load(folder.config.read_text())["seed"] == 0
     assert read(folder.checkpoints.last)["training"]["updates"] == 8
+
+
+@pytest.mark.parametrize(("deployed", "other", "part"), [("averaged", "raw", "averaged"), ("raw", "averaged", "model")])
+def test_deployed_policy_is_kept_and_the_other_one_evaluated_beside_it(tmp_path, deployed, other, part):
+    choice = (f"agent.deployed_policy={deployed}", "model=droq", "training.epochs=1")
+    config = compose(*SMOKE, *choice, f"runs_dir={tmp_path}")
+    run_module.train(config)
+    folder = RunFolder(tmp_path / config.run_name)
+    row = json.loads(folder.metrics.read_text())
+    assert f"lap_share_det_{other}" in row and f"lap_share_det_{deployed}" not in row
+    kept, state = load_weights(folder.best_model), read(folder.checkpoints.last)["training"]["agent"][part]
+    assert all(torch.equal(kept[name], value) for name, value in state.items())
+
+
+def test_second_policy_is_left_out_where_no_episodes_are_asked_for(tmp_path):
+    config = compose(
+        *SMOKE, "model=droq", "training.epochs=1", "training.eval_episodes_other=0", f"runs_dir={tmp_path}"
+    )
+    run_module.train(config)
+    row = json.loads((tmp_path / config.run_name / "metrics.jsonl").read_text())
+    assert "lap_share_det" in row and "lap_share_det_raw" not in row
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 Pure functions of tensors: no network, no optimiser, no state.
 """
 
-import torch
 from torch import Tensor
 
 
@@ -26,11 +25,6 @@ def bellman_target(
     return reward + discount * (1 - terminated) * soft_value
 
 
-def critic_loss(q: Tensor, target: Tensor) -> Tensor:
-    """Mean squared Bellman error of every head (n, B) against one target (B,), averaged over heads."""
-    return (q - target).square().mean()
-
-
 def actor_loss(q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
     """Entropy-regularised policy loss of SAC: ``mean(alpha · log_prob − min Q)`` for q (n, B), log_prob (B,)."""
     return (alpha * log_prob - q.amin(0)).mean()
@@ -44,8 +38,3 @@ def entropy_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float) -> 
 def prediction_loss(predicted: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
     """Mean squared error of predicted rewards (B, H) where ``mask`` (B, H) is 1; 0 if it never is."""
     return ((predicted - rewards).square() * mask).sum() / mask.sum().clamp(min=1)
-
-
-def clipped_norm(parameters: list[Tensor], max_norm: float | None) -> Tensor:
-    """Clip the gradients of ``parameters`` to a global norm and return the norm before clipping."""
-    return torch.nn.utils.clip_grad_norm_(parameters, float("inf") if max_norm is None else max_norm)

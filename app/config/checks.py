@@ -116,6 +116,25 @@ def _return_range(config: Config) -> list[str]:
     return []
 
 
+def _value_support(config: Config) -> list[str]:
+    """A support set by hand is a range, and the first values lie in it."""
+    support, start = config.value.support, config.critic.initial_q
+    if support is None or config.value.kind != "categorical":
+        return []
+    low, high = support
+    if not low < high:
+        return [
+            f"value.support = {list(support)}: must be the lowest and the highest value. "
+            "Use value.support=null for what the rewards allow."
+        ]
+    if not low <= start <= high:
+        return [
+            f"critic.initial_q = {start:g}: lies beyond value.support = {list(support)}. Widen the support, or use "
+            "critic.initial_q=0."
+        ]
+    return []
+
+
 def _weights(config: Config) -> list[str]:
     total = math.fsum(asdict(config.health.weights).values())
     if math.isclose(total, 1.0, abs_tol=1e-6):
@@ -179,7 +198,7 @@ def _real_time(config: Config) -> list[str]:
 
 _OF_A_RUN = (
     _log_std, _model_needs, _norm_groups, _attention_heads, _film_widths, _replay_size, _no_repeats, _return_range,
-    _weights, _health_limits,
+    _value_support, _weights, _health_limits,
 )  # fmt: skip
 _OF_A_START = (_password, _open_door, _real_time)
 

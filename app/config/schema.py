@@ -70,7 +70,7 @@ class StageConfig:
 class BackboneConfig:
     """The EfficientNetV2-style CNN."""
 
-    name: Literal["effnet_nano", "effnet_s"]
+    name: Literal["effnet_pico", "effnet_nano", "effnet_s"]
     stem_channels: Positive
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
     head_channels: Positive
@@ -117,6 +117,16 @@ class CriticConfig:
 
 
 @dataclass(frozen=True, config=FROZEN)
+class ValueConfig:
+    """How the Q-heads represent a value, and with it the critic's loss."""
+
+    kind: Literal["categorical", "scalar"]
+    bins: Annotated[int, Field(ge=3, le=4096)]
+    sigma: PositiveFloat  # standard deviation of the smoothed target, as a share of a bin
+    support: tuple[float, float] | None  # lowest and highest value; null: what the rewards allow
+
+
+@dataclass(frozen=True, config=FROZEN)
 class AgentConfig:
     """SAC/DroQ: discount, targets, entropy and one optimiser per part."""
 
@@ -136,6 +146,8 @@ class AgentConfig:
     weight_decay_actor: NonNegative
     weight_decay_critic: NonNegative
     grad_clip: PositiveFloat | None  # global norm per optimiser; null: none
+    policy_ema: Annotated[float, Field(ge=0, lt=1)]  # share of the old averaged weights kept at each update
+    deployed_policy: Literal["averaged", "raw"]  # which policy is judged, kept as best and exported
 
 
 @dataclass(frozen=True, config=FROZEN)
@@ -144,6 +156,8 @@ class ReplayConfig:
 
     capacity: Positive  # rows, one per environment step and one per reset
     batch_size: Positive
+    recent_share: Annotated[float, Field(ge=0, le=1)]  # of every batch, drawn from the newest rows alone
+    recent_rows: Positive  # how many those are
     keep: bool  # of a trial that has finished; that of a single run always stays
 
 
@@ -159,6 +173,7 @@ class TrainingConfig:
     update_model_interval: Positive  # updates between broadcasts of the actor
     eval_episodes: Positive  # deterministic evaluation episodes at the end of an epoch
     eval_episodes_stochastic: Positive
+    eval_episodes_other: Count  # deterministic, of the policy that is not deployed
     checkpoint_interval_s: NonNegative  # seconds between checkpoints; one is written at every epoch's end, too
     init_from: str | None  # folder of a run whose best weights a new run begins with
 
@@ -200,7 +215,7 @@ class Config:
 
     seed: Seed
     device: Device
-    threads: Count  # 0: every core
+    threads: Count  # 0: one or every core, whichever is faster
     log_std_min: float
     role: Role
     workers: Positive  # that role=all starts
@@ -214,6 +229,7 @@ class Config:
     encoder: EncoderConfig
     actor: ActorConfig
     critic: CriticConfig
+    value: ValueConfig
     agent: AgentConfig
     replay: ReplayConfig
     env: EnvConfig

@@ -75,6 +75,11 @@ class TrackEnvConfig:
         return self.reward_per_metre * self.top_speed * self.step_s
 
     @property
+    def highest_reward(self) -> float | None:
+        """Reward of a step that no step exceeds; None: unknown."""
+        return self.reward_scale
+
+    @property
     def longest_history(self) -> int:
         """Past steps that an observation shows, at most."""
         return max(self.window, self.action_history, self.image_history)
@@ -131,6 +136,7 @@ class GymConfig:
     train_tracks: ClassVar[tuple[int, ...]] = ()
     eval_tracks: ClassVar[tuple[int, ...]] = ()
     lap_return: ClassVar[float | None] = None
+    highest_reward: ClassVar[float | None] = None
     longest_history: ClassVar[int] = 0
     video_fps: ClassVar[int] = 30
 
@@ -196,6 +202,11 @@ class TrackmaniaConfig:
     train_tracks: ClassVar[tuple[int, ...]] = ()  # the map that is loaded in the game
     eval_tracks: ClassVar[tuple[int, ...]] = ()
     lap_return: ClassVar[float | None] = None  # depends on the map
+
+    @property
+    def highest_reward(self) -> float | None:
+        """Reward of a step that is hardly exceeded: ``reward_scale`` is that of the top speed."""
+        return self.reward_scale
 
     @property
     def longest_history(self) -> int:

@@ -45,6 +45,7 @@ class HealthConfig:
     recent: Epochs  # deterministic evaluations
     weights: WeightsConfig
     loss_factors: tuple[Factor, Factor]  # change of a loss in one epoch: nothing from here, a jump from there
+    clipped_targets: Share  # of an epoch's targets; a larger share is warned about
     standing: PositiveFloat  # share of env.return_range
     alpha_band: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
     collapse: CollapseConfig

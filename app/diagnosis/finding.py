@@ -24,7 +24,7 @@ SHARES: tuple[Role, ...] = ("all", "server", "trainer", "worker")
 
 PROBE_S = 3.0  # that a connection or an answer may take
 _CHANGE = "Change it."
-_IMPORT = "Install this project's packages as README.md says under Install."
+_IMPORT = "Install this project's packages as docs/install.md says."
 
 
 @dataclass(frozen=True)

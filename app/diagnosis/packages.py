@@ -10,7 +10,7 @@ from app.config.schema import Config
 from app.diagnosis.finding import Finding
 
 PROJECT = "trackmania-droq"
-INSTALL = "Install what pyproject.toml asks for: python -m pip install -c constraints.txt -e . (README.md, Install)."
+INSTALL = "Install what pyproject.toml asks for: python -m pip install -c constraints.txt -e . (docs/install.md)."
 
 
 def python(_: Config) -> Finding:
@@ -42,7 +42,7 @@ def extras(_: Config) -> Finding:
     return Finding(
         "note",
         f"not complete, and only needed by who asks for them: {'; '.join(words)}",
-        f'To install one: python -m pip install -c constraints.txt -e ".[{one}]" (README.md, Install).',
+        f'To install one: python -m pip install -c constraints.txt -e ".[{one}]" (docs/install.md).',
     )
 
 

@@ -18,7 +18,7 @@ _CUDA = "Install a build of torch with CUDA, as pytorch.org/get-started says; or
 
 def checks(config: Config) -> list[Check]:
     """Return the checks of this program, in the order in which they are told."""
-    broken = "Remove .venv and install again (README.md, Install)."
+    broken = "Remove .venv and install again (docs/install.md)."
     sweeps = "Only searches need it. Name another folder: sweeps_dir=/a/better/place."
     return [
         Check("Python", packages.python, EVERY, packages.INSTALL),
@@ -94,9 +94,10 @@ def _cores(config: Config) -> Finding:
     there, wanted = usable_cores(), config.threads
     found = f"{there} can be used"
     if wanted > there:
-        remedy = f"Use threads={there}: more threads than cores are slower. 0 takes every core."
+        remedy = f"Use threads={there}: no more than that will be used. 0 measures what is faster."
         return Finding("note", f"{found}, and threads = {wanted}", remedy)
-    return Finding("ok", f"{found}, and {wanted or 'all'} will be (threads = {wanted})")
+    used = wanted or ("one or all, whichever is faster," if there > 1 else "it")
+    return Finding("ok", f"{found}, and {used} will be (threads = {wanted})")
 
 
 def _environment(config: Config) -> Finding:

@@ -6,8 +6,8 @@ import math
 from app.config.schema import CarConfig
 
 # the steering lock shrinks with speed, from full at standstill to this share of it
-_LOCK_SPEED = 50.0  # m/s at which it would reach zero
-_LOCK_SHARE = 0.15
+LOCK_SPEED = 50.0  # m/s at which it would reach zero
+LOCK_SHARE = 0.15
 # top of gears 1 to 5 as shares of the top speed; below _STANDING the gear is 0
 _GEAR_TOPS = (0.12, 0.24, 0.4, 0.6, 1.0)
 _STANDING = 0.1  # m/s
@@ -58,7 +58,7 @@ class Car:
         wheels, yaw_rate = self.steer, self.yaw_rate
         most, lag = cfg.steer_rate * dt, min(cfg.yaw_lag * dt, 1.0)
         for _ in range(substeps):
-            wanted = steer * cfg.steer_lock * max(_LOCK_SHARE, 1.0 - speed / _LOCK_SPEED)
+            wanted = steer * cfg.steer_lock * max(LOCK_SHARE, 1.0 - speed / LOCK_SPEED)
             wheels += min(max(wanted - wheels, -most), most)
             yaw_rate -= (speed / cfg.wheelbase * math.tan(wheels) + yaw_rate) * lag
             pull = gas * cfg.engine * (1.0 - speed / cfg.top_speed) - brake * cfg.brake

@@ -4,6 +4,7 @@ from app.config.schema import TrackEnvConfig, TrackmaniaConfig
 from app.envs.spec import ObservationSpec
 
 _ACTIONS = 3  # gas, brake, steer
+_PEDALS = (0, 1)
 _GEARS, _RPM = 5.0, 10_000.0  # about the most there is
 
 
@@ -19,4 +20,5 @@ def car_spec(cfg: TrackEnvConfig | TrackmaniaConfig) -> ObservationSpec:
         window_sensors=(0, *range(3, 3 + beams)),
         sensor_scale=(cfg.top_speed, _GEARS, _RPM, *[cfg.lidar_range] * beams),
         reward_scale=cfg.reward_scale,
+        one_sided_actions=_PEDALS,
     )

@@ -1,11 +1,13 @@
 """The built-in track simulator: our own car on our own random tracks, and its video."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from app.config.schema import SimConfig
 from app.envs.car import Car
+from app.envs.lap_bound import centre_line_bound
 from app.envs.render import VideoCamera
 from app.envs.rng import pack_rng, unpack_rng
 from app.envs.scene import Scene
@@ -17,6 +19,9 @@ _FAST = 0.65  # share of the top speed that the video shows as fast
 
 class TrackSim(TrackEnv):
     """A lap on a random closed track in the simulated car.
+
+    The ``info`` of a finished lap holds ``lap_bound`` beside ``lap_time``: seconds of the fastest lap along the centre
+    line from the same standing start.
 
     Attributes:
         car: The car on the track.
@@ -81,6 +86,10 @@ class TrackSim(TrackEnv):
         unpack_rng(self.np_random, state["rng"])
         self._builder.set_state({part: state[f"observation/{part}"] for part in self.observation_space})
         return self._builder.get_state()
+
+    def _lap_info(self) -> dict[str, Any]:
+        bound = centre_line_bound(self.track, self._cfg.car, self._start)
+        return super()._lap_info() | {"lap_bound": bound}
 
     def _make_track(self, seed: int) -> Track:
         return make_track(self._cfg.track, seed)

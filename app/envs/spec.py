@@ -33,6 +33,7 @@ class ObservationSpec:
         image_shape: ``(history, H, W)``, or None without images.
         window: Number of rows of the context window; 0 for none.
         window_sensors: Which sensor columns the window shows.
+        one_sided_actions: Action components that act above 0 only.
         sensor_scale: One divisor per sensor that brings it to order 1.
         reward_scale: The same for the reward in the window.
     """
@@ -45,6 +46,7 @@ class ObservationSpec:
     window_sensors: tuple[int, ...]
     sensor_scale: tuple[float, ...]
     reward_scale: float
+    one_sided_actions: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Reject a spec whose parts contradict each other."""

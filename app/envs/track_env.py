@@ -126,7 +126,7 @@ class TrackEnv(gymnasium.Env):
         if outcome:
             info["outcome"] = outcome
         if outcome == "lap":
-            info["lap_time"] = self._steps * self._cfg.step_s
+            info |= self._lap_info()
         return obs, reward, outcome in ("off_track", "stalled"), outcome in ("lap", "timeout"), info
 
     def _choose(self, track: int | None = None, start: float | None = None) -> tuple[int, float]:
@@ -193,6 +193,10 @@ class TrackEnv(gymnasium.Env):
 
     def _info(self) -> dict[str, Any]:
         return {"lap_share": self._lap_share(), "speed": self.motion.speed}
+
+    def _lap_info(self) -> dict[str, Any]:
+        """Return what the info of a finished lap holds besides."""
+        return {"lap_time": self._steps * self._cfg.step_s}
 
     def _lap_share(self) -> float:
         return min(max(self._progress / self.track.length, 0.0), 1.0)

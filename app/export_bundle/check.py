@@ -53,7 +53,7 @@ def check_bundle(actor: DrivingActor, policy: Policy, folder: Path, obs: Observa
     bundle = BundleActor(actor.observation_space, actor.action_space, folder=folder)
     found = []
     for row in _rows(obs):
-        found += map(_difference, policy(**row), bundle.gaussian(row))
+        found += map(_difference, policy(**row), bundle.evaluate(row))
         found += [_difference(_act(actor, row, test), _act(bundle, row, test)) for test in (True, False)]
     return _refuse_more(found, "The bundle", "")
 
@@ -76,8 +76,7 @@ def check_onnx(policy: Policy, path: Path, obs: Observations) -> float:
 
     onnx, found = OnnxActor(path), []
     for batch in (*_rows(obs), obs):
-        mean, log_std = policy(**batch)
-        found += map(_difference, (mean.tanh(), mean, log_std), onnx.run(batch))
+        found += map(_difference, policy(**batch), onnx.run(batch))
     return _refuse_more(found, "The ONNX file", ", or add onnx=false to leave it out")
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tmrl.actor import TorchActorModule
 from torch import Tensor, nn
 
-FORMAT = 1
+FORMAT = 2
 HERE = Path(__file__).resolve().parent
 DESCRIPTION, WEIGHTS = "actor.json", "actor.safetensors"
 
@@ -26,13 +26,14 @@ DESCRIPTION, WEIGHTS = "actor.json", "actor.safetensors"
 OPERATIONS = frozenset(
     """
     add.Tensor addcmul.default baddbmm.default batch_norm.default bmm.default cat.default chunk.default clamp.default
-    conv2d.default div.Tensor dropout.default expand.default flatten.using_ints group_norm.default gru.input
-    layer_norm.default lerp.Tensor linear.default mT.default matmul.default mean.dim mul.Tensor mul_.Tensor
+    conv2d.default div.Tensor dropout.default exp.default expand.default flatten.using_ints group_norm.default
+    gru.input layer_norm.default lerp.Tensor linear.default mT.default matmul.default mean.dim mul.Tensor mul_.Tensor
     new_zeros.default permute.default relu.default reshape.default select.int sigmoid.default silu.default slice.Tensor
-    softmax.int squeeze.dim stack.default sub.Tensor sum.dim_IntList to.dtype transpose.int unbind.int unflatten.int
-    unsqueeze.default view.default zeros.default zeros_like.default
+    softmax.int squeeze.dim stack.default sub.Tensor sum.dim_IntList tanh.default to.dtype transpose.int unbind.int
+    unflatten.int unsqueeze.default view.default zeros.default zeros_like.default
     """.split()
 )
+OUTPUTS = ("action", "mean", "log_std")  # of a program; the action is the deterministic one
 GETITEM = "getitem"  # one of several results of an operation
 DTYPES = {"float32": torch.float32, "uint8": torch.uint8}
 MEMORY_FORMATS = {"channels_last": torch.channels_last}
@@ -108,8 +109,8 @@ class BundleActor(TorchActorModule):
         self._try(path)
 
     @torch.no_grad()
-    def gaussian(self, obs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Mean and log-std, (1, A) each, of the normal distribution of which an action is the hyperbolic tangent.
+    def evaluate(self, obs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Deterministic action, mean and log-std, (1, A) each; a drawn action is the tanh of a normal variable.
 
         Args:
             obs: an observation with a leading dimension of 1, in physical units.
@@ -119,14 +120,14 @@ class BundleActor(TorchActorModule):
         """
         for name, wanted in self.program.inputs.items():
             _refuse_other(f"the observation's {name}", obs.get(name), Tensors((1, *wanted.shape), wanted.dtype))
-        mean, log_std = self.program.run(self.device, obs, dict(self.weights.named_buffers(recurse=False)))
-        return mean, log_std
+        return tuple(self.program.run(self.device, obs, dict(self.weights.named_buffers(recurse=False))))
 
     def act(self, obs: Mapping[str, Tensor], test: bool = False) -> np.ndarray:
-        """Action (A,) float32 in [-1, 1] for a batch of one observation; the most likely one when ``test``."""
-        mean, log_std = self.gaussian(obs)
-        noise = torch.zeros_like(mean) if test else torch.randn_like(mean)
-        return (mean + log_std.exp() * noise).tanh().squeeze(0).cpu().numpy()
+        """Action (A,) float32 in [-1, 1] for a batch of one observation; the deterministic one when ``test``."""
+        action, mean, log_std = self.evaluate(obs)
+        if not test:
+            action = (mean + log_std.exp() * torch.randn_like(mean)).tanh()
+        return action.squeeze(0).cpu().numpy()
 
     def save(self, path) -> None:
         """Write the weights as safetensors."""
@@ -163,10 +164,10 @@ class BundleActor(TorchActorModule):
             for name, part in self.program.inputs.items()
         }
         try:
-            results = self.gaussian(zeros)
+            results = self.evaluate(zeros)
         except _MALFORMED as error:
             raise BundleError(f"{path}: its program does not run: {_in_short(error)}") from None
-        for name, result in zip(("mean", "log_std"), results, strict=True):
+        for name, result in zip(OUTPUTS, results, strict=True):
             _refuse_other(f"{path}: its {name}", result, Tensors((1, self.action_dim), torch.float32))
 
     def _refuse_other_spaces(self) -> None:
@@ -190,7 +191,7 @@ class Program:
 
     Args:
         listed: ``program`` of the description. "inputs" and "tensors" give shape and type of each by name; every entry
-            of "nodes" has a "name", an "op", its "args" and "kwargs"; "outputs" names the mean and the log-std.
+            of "nodes" has a "name", an "op", its "args" and "kwargs"; "outputs" names what OUTPUTS lists.
 
     Raises:
         BundleError: it names an operation or a value that there is not.
@@ -208,10 +209,10 @@ class Program:
         for name in (DEVICE, *self.inputs, *self.tensors):
             self._add(name)
         self._steps = [self._step(node) for node in listed["nodes"]]
-        self._outputs = [self._place(listed["outputs"][name]) for name in ("mean", "log_std")]
+        self._outputs = [self._place(listed["outputs"][name]) for name in OUTPUTS]
 
     def run(self, device: Any, inputs: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[Any]:
-        """Return what the program computes: mean and log-std."""
+        """Return what the program computes: the OUTPUTS."""
         values = [device, *(inputs[name] for name in self.inputs), *(tensors[name] for name in self.tensors)]
         for function, args, kwargs in self._steps:
             values.append(function(*_fill(args, values), **{key: _fill(arg, values) for key, arg in kwargs.items()}))

@@ -8,28 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from app.errors import UserError
+from app.export_bundle.driver import OUTPUTS
 from app.export_bundle.program import Policy
 from app.export_bundle.quiet import quiet
 
-OUTPUTS = ("action", "mean", "log_std")
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-
-
-class _Mode(nn.Module):
-    """Observation → the most likely action, mean and log-std (B, A)."""
-
-    def __init__(self, policy: Policy):
-        super().__init__()
-        self.policy = policy
-
-    def forward(
-        self, floats: Tensor, images: Tensor | None = None, window: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        mean, log_std = self.policy(floats, images, window)
-        return mean.tanh(), mean, log_std
 
 
 def refuse_without_packages() -> None:
@@ -64,7 +50,7 @@ def write_onnx(policy: Policy, obs: Mapping[str, Tensor], path: Path) -> None:
     dynamic = {name: {0: "batch"} for name in obs}
     with quiet(), torch.no_grad():
         program = torch.onnx.export(
-            _Mode(policy).eval(),
+            policy,
             (),
             kwargs=dict(obs),
             input_names=list(obs),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from app.errors import UserError
-from app.export_bundle.driver import DEVICE, DTYPES, GETITEM, MEMORY_FORMATS, OPERATIONS
+from app.export_bundle.driver import DEVICE, DTYPES, GETITEM, MEMORY_FORMATS, OPERATIONS, OUTPUTS
 from app.export_bundle.quiet import quiet
 from app.models.actor_critic import PolicyNetwork
 
@@ -18,7 +18,7 @@ _WITHOUT_EFFECT = ("layout", "pin_memory")  # of what is computed
 
 
 class Policy(nn.Module):
-    """Observation → mean and log-std (B, A) of the Gaussian before squashing.
+    """Observation → deterministic action, and mean and log-std of the Gaussian before squashing, (B, A) each.
 
     Args:
         net: of the actor, in eval mode.
@@ -30,10 +30,11 @@ class Policy(nn.Module):
 
     def forward(
         self, floats: Tensor, images: Tensor | None = None, window: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate the network on the parts of a batch of observations."""
         features = self.net.forward_features({"floats": floats, "images": images, "window": window})
-        return self.net.policy.gaussian(features.features, features.film_params)
+        mean, log_std = self.net.policy.gaussian(features.features, features.film_params)
+        return self.net.policy.deterministic(mean, log_std), mean, log_std
 
 
 def record(policy: Policy, obs: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -59,12 +60,12 @@ def record(policy: Policy, obs: Mapping[str, Tensor]) -> tuple[dict[str, Any], d
     # Weights keep their path in the network; torch takes no buffer with a dot in its name.
     names = {node: lifted.get(node.name, node.name).replace(".", "/") for node in nodes}
     tensors = {names[node]: stored[lifted[node.name]] for node in nodes if node.name in lifted}
-    mean, log_std = exported.graph.output_node().args[0]
+    results = exported.graph.output_node().args[0]
     program = {
         "inputs": {name: _described(part[0]) for name, part in obs.items() if name in names.values()},
         "tensors": {name: _described(tensor) for name, tensor in tensors.items()},
         "nodes": [_plain(node, names) for node in nodes if node.op == "call_function"],
-        "outputs": {"mean": names[mean], "log_std": names[log_std]},
+        "outputs": {output: names[result] for output, result in zip(OUTPUTS, results, strict=True)},
     }
     return program, tensors
 

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections.abc import Mapping
 from typing import Literal
 
 from app.config.schema_health import HealthConfig
@@ -28,6 +29,18 @@ def objective(name: Name, history: History, cfg: HealthConfig, return_range: Ran
         return stability(history, cfg, return_range).get("stability", math.nan)
     returns = [value for value in column(history, "return_test_det") if math.isfinite(value)]
     return statistics.fmean(returns[-cfg.last :]) if returns else math.nan
+
+
+def is_better(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """Return whether an evaluation is better than another one, which may be empty.
+
+    The higher deterministic return is better; of two in which every episode finished its lap, the faster one.
+    """
+    if not other:
+        return True
+    if one.get("laps_det") == other.get("laps_det") == 1.0:
+        return one["lap_time_det"] < other["lap_time_det"]
+    return one["return_test_det"] > other["return_test_det"]
 
 
 def lowest(name: Name, return_range: Range | None) -> float:

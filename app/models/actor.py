@@ -43,8 +43,8 @@ class DrivingActor(TorchActorModule):
             mine.copy_(theirs[name])
 
     @torch.no_grad()
-    def actions(self, obs: Mapping[str, Tensor], test: bool) -> Tensor:
-        """Actions (B, A) for a batch of observations; the mode of the policy when ``test``."""
+    def actions(self, obs: Mapping[str, Tensor], test: bool | Tensor) -> Tensor:
+        """Actions (B, A) for a batch of observations; the deterministic one where ``test``, for all or per row (B,)."""
         features = self.net.forward_features(obs)
         action, _, _ = self.net.actor_from_features(features.features, features.film_params, test)
         return action

@@ -37,9 +37,9 @@ class PolicyNetwork(nn.Module):
         return Features(features.features.detach(), None if film is None else film.detach(), None)
 
     def actor_from_features(
-        self, features: Tensor, film_params: Tensor | None, test: bool
+        self, features: Tensor, film_params: Tensor | None, test: bool | Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Action (B, A), log-probability (B,), log-std (B, A); the deterministic action when ``test``."""
+        """Action (B, A), log-probability (B,), log-std (B, A); the deterministic action where ``test``."""
         return self.policy(features, film_params, test)
 
 
@@ -52,6 +52,10 @@ class HybridActorCritic(PolicyNetwork):
 
     def q_from_features(self, features: Tensor, film_params: Tensor | None, action: Tensor) -> Tensor:
         """Q-values (n, B) of a batch of actions (B, A)."""
+        return self.q_heads.value.expectation(self.q_outputs_from_features(features, film_params, action))
+
+    def q_outputs_from_features(self, features: Tensor, film_params: Tensor | None, action: Tensor) -> Tensor:
+        """Outputs of the Q-heads (n, B, outputs), which the critic's loss compares with its target."""
         return self.q_heads(features, film_params, action)
 
     def actor_parameters(self) -> Iterator[nn.Parameter]:

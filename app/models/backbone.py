@@ -3,14 +3,24 @@
 from torch import Tensor, nn
 
 from app.config.schema import BackboneConfig, NormConfig, StageConfig
+from app.models.convolutions import DepthwiseConv, PointwiseConv
 from app.models.norms import make_norm
 
 
-def _conv(norm: NormConfig, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    # A norm without statistics of its own needs the convolution's bias.
-    bias = norm.kind == "none"
-    conv = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=bias)
-    return [conv, make_norm(norm, cout)]
+def _conv(norm: NormConfig, cin: int, cout: int, stride: int = 1) -> list[nn.Module]:
+    return [nn.Conv2d(cin, cout, 3, stride, 1, bias=_needs_bias(norm)), make_norm(norm, cout)]
+
+
+def _pointwise(norm: NormConfig, cin: int, cout: int) -> list[nn.Module]:
+    return [PointwiseConv(cin, cout, _needs_bias(norm)), make_norm(norm, cout)]
+
+
+def _depthwise(norm: NormConfig, channels: int, stride: int) -> list[nn.Module]:
+    return [DepthwiseConv(channels, stride, _needs_bias(norm)), make_norm(norm, channels)]
+
+
+def _needs_bias(norm: NormConfig) -> bool:
+    return norm.kind == "none"  # every other norm has a shift of its own
 
 
 class SqueezeExcite(nn.Module):
@@ -35,12 +45,12 @@ class Block(nn.Module):
         super().__init__()
         wide, cout = cin * cfg.expand, cfg.channels
         if cfg.se:
-            layers = [*_conv(norm, cin, wide, 1), nn.SiLU(), *_conv(norm, wide, wide, 3, stride, groups=wide)]
-            layers += [nn.SiLU(), SqueezeExcite(wide, max(1, cin // 4)), *_conv(norm, wide, cout, 1)]
+            layers = [*_pointwise(norm, cin, wide), nn.SiLU(), *_depthwise(norm, wide, stride), nn.SiLU()]
+            layers += [SqueezeExcite(wide, max(1, cin // 4)), *_pointwise(norm, wide, cout)]
         elif cfg.expand == 1:
-            layers = [*_conv(norm, cin, cout, 3, stride), nn.SiLU()]
+            layers = [*_conv(norm, cin, cout, stride), nn.SiLU()]
         else:
-            layers = [*_conv(norm, cin, wide, 3, stride), nn.SiLU(), *_conv(norm, wide, cout, 1)]
+            layers = [*_conv(norm, cin, wide, stride), nn.SiLU(), *_pointwise(norm, wide, cout)]
         self.layers = nn.Sequential(*layers)
         self.identity = stride == 1 and cin == cout
 
@@ -55,13 +65,13 @@ class Backbone(nn.Module):
 
     def __init__(self, cfg: BackboneConfig, norm: NormConfig, in_channels: int, out_dim: int):
         super().__init__()
-        layers = [*_conv(norm, in_channels, cfg.stem_channels, 3, 2), nn.SiLU()]
+        layers = [*_conv(norm, in_channels, cfg.stem_channels, 2), nn.SiLU()]
         channels = cfg.stem_channels
         for stage in cfg.stages:
             for i in range(stage.blocks):
                 layers.append(Block(stage, norm, channels, stage.stride if i == 0 else 1))
                 channels = stage.channels
-        layers += [*_conv(norm, channels, cfg.head_channels, 1), nn.SiLU()]
+        layers += [*_pointwise(norm, channels, cfg.head_channels), nn.SiLU()]
         self.features = nn.Sequential(*layers)
         self.out = nn.Linear(cfg.head_channels, out_dim)
 

@@ -12,6 +12,7 @@ from app.models.actor_critic import (
 )
 from app.models.heads import PolicyHead, QHeads
 from app.models.trunk import ContextualTrunk, FloatTrunk, HybridTrunk
+from app.models.value import make_value
 
 _CLASSES = {
     "mlp": MLPActorCritic,
@@ -30,7 +31,7 @@ def _make_trunk(config: Config, spec: ObservationSpec) -> FloatTrunk | HybridTru
 
 
 def _make_policy(config: Config, spec: ObservationSpec, in_dim: int) -> PolicyHead:
-    return PolicyHead(config.actor, in_dim, spec.action_dim, modulated=config.model.contextual)
+    return PolicyHead(config.actor, in_dim, spec.action_dim, spec.one_sided_actions, modulated=config.model.contextual)
 
 
 def make_policy_network(config: Config, spec: ObservationSpec) -> PolicyNetwork:
@@ -43,5 +44,6 @@ def make_actor_critic(config: Config, spec: ObservationSpec) -> HybridActorCriti
     """Build the actor-critic that ``model`` names, freshly initialised from torch's global generator."""
     trunk = _make_trunk(config, spec)
     policy = _make_policy(config, spec, trunk.out_dim)
-    q_heads = QHeads(config.critic, trunk.out_dim, spec.action_dim, modulated=config.model.contextual)
+    value = make_value(config.value, config.env, config.agent, spec.action_dim)
+    q_heads = QHeads(config.critic, value, trunk.out_dim, spec.action_dim, modulated=config.model.contextual)
     return _CLASSES[config.model.name](trunk, policy, q_heads, config.actor.detach)

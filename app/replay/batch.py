@@ -2,7 +2,10 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from app.envs.spec import ObservationSpec
 
 
 class Batch(NamedTuple):
@@ -35,3 +38,26 @@ class Batch(NamedTuple):
     discount: Tensor
     future_rewards: Tensor
     future_mask: Tensor
+
+
+def random_batch(spec: ObservationSpec, size: int, horizons: int, device: str) -> Batch:
+    """Make a batch of noise, always the same, of the shapes that the replay delivers.
+
+    Args:
+        spec: the observation.
+        size: B.
+        horizons: H.
+        device: where it lies.
+    """
+    generator = torch.Generator(device).manual_seed(0)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.rand(size, *shape, device=device, generator=generator)
+
+    obs = {"floats": noise(spec.float_dim)}
+    if spec.image_shape:
+        obs["images"] = (255 * noise(*spec.image_shape)).to(torch.uint8)
+    if spec.window:
+        obs["window"] = noise(spec.window, spec.window_dim)
+    none, all_ahead = torch.zeros(size, device=device), torch.ones(size, horizons, device=device)
+    return Batch(obs, noise(spec.action_dim), noise(), obs, none, none, noise(), noise(horizons), all_ahead)

@@ -75,6 +75,7 @@ class ReplayMemory(TorchMemory):
         self._frames = self._ring.arrays.get("frames")
         image_history = spec.image_shape[0] if spec.image_shape is not None else 1
         # Rows that make up an observation, its own included; rows from a transition's own on that are read.
+        self._recent_rows, self._recent_share = cfg.recent_rows, cfg.recent_share
         self._depth = max(spec.window, spec.action_history, 1)
         self._reach = max(self._depth, image_history) - 1
         self._ahead = max(n_step, *self._horizons, 1)
@@ -142,7 +143,9 @@ class ReplayMemory(TorchMemory):
         return {"reward_min": low, "reward_max": high} if low <= high else {}
 
     def sample(self) -> Batch:
-        """Draw a batch, uniformly with replacement from all transitions whose observations can be rebuilt.
+        """Draw a batch with replacement from all transitions whose observations can be rebuilt.
+
+        A share of it comes from the newest rows, each part uniformly.
 
         Raises:
             RuntimeError: If there is no such transition.
@@ -217,15 +220,25 @@ class ReplayMemory(TorchMemory):
             setattr(self, name, state["stats"][name])
 
     def _draw(self) -> np.ndarray:
-        """Draw the rows of a batch, (B,), 0 the oldest: uniformly, and those that do not fit again."""
-        accepted, missing = [], self.batch_size
+        """Draw the rows of a batch, (B,), 0 the oldest."""
+        if len(self) == 0:
+            raise RuntimeError("the replay is empty: nothing can be sampled")
+        recent = round(self._recent_share * self.batch_size)
+        parts = {0: self.batch_size - recent}
+        newest = max(0, len(self) - self._recent_rows)
+        parts[newest] = parts.get(newest, 0) + recent
+        return np.concatenate([self._draw_from(oldest, count) for oldest, count in parts.items() if count])
+
+    def _draw_from(self, oldest: int, count: int) -> np.ndarray:
+        """Draw rows (count,) from ``oldest`` on: uniformly, and those that do not fit again."""
+        accepted, missing = [], count
         while missing > 0:
-            if len(self) == 0:
-                raise RuntimeError("the replay is empty: nothing can be sampled")
-            rows = self.rng.integers(len(self), size=missing + missing // 8 + 8)
+            rows = self.rng.integers(oldest, len(self), size=missing + missing // 8 + 8)
             rows = rows[self._is_complete(rows)][:missing]
-            if len(rows) == 0 and not self._is_complete(np.arange(len(self))).any():
-                raise RuntimeError(f"none of the replay's {len(self)} rows is a transition that can be rebuilt")
+            if len(rows) == 0 and not self._is_complete(np.arange(oldest, len(self))).any():
+                if oldest == 0:
+                    raise RuntimeError(f"none of the replay's {len(self)} rows is a transition that can be rebuilt")
+                oldest = 0
             accepted.append(rows)
             missing -= len(rows)
         return np.concatenate(accepted)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from app.files import replacing
+from app.health.objective import is_better
 from app.reporting.formatting import duration
 
 Lines = list[dict[str, Any]]  # the lines of metrics.jsonl; null is None
@@ -134,10 +135,18 @@ def _band(axis: Any, lines: Lines, name: str, label: str, color: str, low: float
     axis.fill_between(steps, lower, upper, color=color, alpha=0.15, linewidth=0)
 
 
+def _other_policy(axis: Any, lines: Lines, name: str) -> None:
+    """Draw a deterministic metric of the policy that is evaluated beside the deployed one, if there is one."""
+    for policy in ("raw", "averaged"):
+        _line(axis, lines, f"{name}_{policy}", policy, _GREEN, linestyle=":")
+
+
 def _best(axis: Any, lines: Lines, name: str) -> None:
-    """Mark the line of the best deterministic return, whose policy is the one kept."""
-    evaluated = [line for line in lines if line.get("return_test_det") is not None]
-    best = max(evaluated, key=lambda line: line["return_test_det"], default={})
+    """Mark the line of the best evaluation, whose policy is the one kept."""
+    best: dict[str, Any] = {}
+    for line in lines:
+        if line.get("return_test_det") is not None and is_better(line, best):
+            best = line
     if best.get(name) is not None:
         label = f"best: {best[name]:.3g}"
         star = {"marker": "*", "markersize": 14, "linestyle": "none", "zorder": 5, "clip_on": False}
@@ -153,7 +162,7 @@ def _finish(axis: Any, title: str, right: Any = None) -> None:
         more_handles, more_labels = right.get_legend_handles_labels()
         handles, labels = handles + more_handles, labels + more_labels
         _plain_ticks(right)
-    legend = axis.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=4)
+    legend = axis.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=5)
     legend.set_in_layout(False)  # a long one must not narrow the axes
 
 
@@ -171,6 +180,7 @@ def _plain_ticks(axis: Any) -> None:
 def _lap(axis: Any, lines: Lines) -> None:
     _band(axis, lines, "lap_share_det", "deterministic", _BLUE, 0.0, 1.0)
     _band(axis, lines, "lap_share_stoch", "stochastic", _ORANGE, 0.0, 1.0)
+    _other_policy(axis, lines, "lap_share_det")
     _best(axis, lines, "lap_share_det")
     axis.set_ylim(0.0, 1.04)
     _finish(axis, "Covered share of the lap, mean ± std")
@@ -179,6 +189,7 @@ def _lap(axis: Any, lines: Lines) -> None:
 def _returns(axis: Any, lines: Lines) -> None:
     _band(axis, lines, "return_test_det", "deterministic", _BLUE, float("-inf"), float("inf"))
     _band(axis, lines, "return_test_stoch", "stochastic", _ORANGE, float("-inf"), float("inf"))
+    _other_policy(axis, lines, "return_test_det")
     _line(axis, lines, "return_train", "training", _GREY, linestyle="--")
     _best(axis, lines, "return_test_det")
     _finish(axis, "Return of an episode, mean ± std")

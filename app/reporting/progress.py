@@ -50,19 +50,17 @@ class Progress:
         self._live: Live | None = None
         self._period = _PLAIN_PERIOD if mode == "plain" else _BAR_PERIOD
         self._updates = self._env_steps = self._epoch = 0
-        self._best = -math.inf
         self._last_evaluation = ""
         self._evaluation_began = math.nan  # NaN: none is going on
 
-    def start(self, updates: int = 0, env_steps: int = 0, best: float = -math.inf) -> None:
+    def start(self, updates: int = 0, env_steps: int = 0) -> None:
         """Begin to show.
 
         Args:
             updates: updates already done, when a run is continued.
             env_steps: environment steps already done.
-            best: best ``return_test_det`` so far.
         """
-        self._updates, self._env_steps, self._best = updates, env_steps, best
+        self._updates, self._env_steps = updates, env_steps
         self._began = self._clock()
         self._first_updates = updates
         self._training_began = math.nan  # the time of the first update, so that collecting spoils no forecast
@@ -91,16 +89,19 @@ class Progress:
         self._evaluation_began = self._clock()
         self._redraw()
 
-    def evaluated(self, metrics: Mapping[str, float]) -> None:
-        """Print one line with the evaluation of the epoch, which stays above the bar."""
+    def evaluated(self, metrics: Mapping[str, float], best: bool) -> None:
+        """Print one line with the evaluation of the epoch, which stays above the bar.
+
+        Args:
+            metrics: of the evaluation.
+            best: it is the best one so far.
+        """
         now = self._clock()
         pause = 0.0 if math.isnan(self._evaluation_began) else now - self._evaluation_began
         self._evaluation_began = math.nan
         self._samples = deque((when + pause, *counters) for when, *counters in self._samples)
         if self._mode == "none":
             return
-        best = metrics["return_test_det"] > self._best
-        self._best = max(self._best, metrics["return_test_det"])
         self._last_evaluation = _evaluation(metrics)
         epoch = f"epoch {self._epoch:>{len(str(self._epochs))}}"
         mark = ("  best", "bold green") if best else ""

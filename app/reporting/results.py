@@ -20,6 +20,8 @@ class Episode:
         track: seed of the track.
         start: place of the start, as a share of the track, 0 to 1.
         native_return: what a game of its own scoring gave for the same driving; None where there is none.
+        lap_bound: seconds of the fastest lap along the centre line from the same start, only for a finished lap in the
+            built-in simulator.
     """
 
     ret: float
@@ -30,11 +32,17 @@ class Episode:
     track: int
     start: float
     native_return: float | None = None
+    lap_bound: float | None = None
+
+    @property
+    def lap_time_ratio(self) -> float | None:
+        """Lap time over its bound; below 1 for a car that cuts the bends well."""
+        return self.lap_time / self.lap_bound if self.lap_time and self.lap_bound else None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The episodes of one evaluation: the policy's mean action, and its sampled actions."""
+    """The episodes of one evaluation: the policy's deterministic action, and its sampled actions."""
 
     deterministic: tuple[Episode, ...]
     stochastic: tuple[Episode, ...]
@@ -42,7 +50,7 @@ class Evaluation:
     def metrics(self) -> dict[str, float]:
         """Return means, population standard deviations and shares, by metric name.
 
-        A name is absent where it has no value: no episodes, a task without laps, no finished lap.
+        A name is absent where it has no value: no episodes, a task without laps, no finished lap, no bound.
         """
         return {**_metrics(self.deterministic, "det"), **_metrics(self.stochastic, "stoch")}
 
@@ -68,7 +76,7 @@ def _metrics(episodes: Sequence[Episode], policy: str) -> dict[str, float]:
     if shares:
         add(f"lap_share_{policy}", shares)
         found[f"laps_{policy}"] = sum(episode.outcome == "lap" for episode in episodes) / len(episodes)
-    for name in ("lap_time", "native_return"):
+    for name in ("lap_time", "lap_time_ratio", "native_return"):
         if known := [value for episode in episodes if (value := getattr(episode, name)) is not None]:
             add(f"{name}_{policy}", known)
     for outcome, count in sorted(Counter(episode.outcome for episode in episodes).items()):

@@ -25,10 +25,16 @@ _ROWS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "lap_share_stoch": ("lap share, stochastic", "{:.2f}".format),
     "laps_det": ("finished laps", "{:.0%}".format),
     "lap_time_det": ("lap time", "{:.2f} s".format),
+    "lap_share_det_raw": ("lap share, raw weights", "{:.2f}".format),
+    "lap_share_det_averaged": ("lap share, averaged weights", "{:.2f}".format),
     "updates": ("updates", "{:,}".format),
     "env_steps": ("environment steps", "{:,}".format),
     "wall_s": ("wall time", duration),
     "updates_per_s": ("updates per second", number),
+}
+# key -> another one that is shown on the same line where it is known, and its format
+_BESIDE: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "lap_time_det": ("lap_time_ratio_det", "{:.2f} × the bound on the centre line".format),
 }
 
 
@@ -51,6 +57,7 @@ _LAPS = (
     _Column("lap share", lambda episode: episode.lap_share, "{:.2f}"),
     _Column("lap time", lambda episode: episode.lap_time, "{:.2f} s"),
 )
+_RATIO = _Column("× bound", lambda episode: episode.lap_time_ratio, "{:.2f}")
 _NATIVE = _Column("game's score", lambda episode: episode.native_return, "{:.1f}")
 
 
@@ -68,8 +75,7 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     grid.add_column(overflow="fold")
     for key, (label, show) in _ROWS.items():
         if _known(summary, key):
-            spread = f" ± {show(summary[f'{key}_std'])}" if _known(summary, f"{key}_std") else ""
-            grid.add_row(label, Text(show(summary[key]) + spread))
+            grid.add_row(label, Text(_value(summary, key, show)))
     title = Text(f"summary of {summary['run_name']}", style="bold")
     console.print(Panel(grid, title=title, title_align="left", border_style="cyan"))
     for name, path in summary["paths"].items():  # outside the frame, so that a path can be copied whole
@@ -88,7 +94,7 @@ def evaluation_table(console: Console, evaluation: Evaluation, title: str) -> No
 def _episodes(episodes: Sequence[Episode]) -> Table:
     laps = any(not math.isnan(episode.lap_share) for episode in episodes)
     columns = [*_PLAIN, *(_LAPS if laps else ())]
-    columns += [_NATIVE] if any(episode.native_return is not None for episode in episodes) else []
+    columns += [one for one in (_RATIO, _NATIVE) if any(one.of(episode) is not None for episode in episodes)]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in (*(("track", "start") if laps else ()), *(column.name for column in columns)):
         table.add_column(name, justify="right")
@@ -113,6 +119,15 @@ def _episodes(episodes: Sequence[Episode]) -> Table:
 def _mean_std(column: Sequence[float | None]) -> tuple[float | None, float | None]:
     known = [value for value in column if value is not None]
     return mean_std(known) if known else (None, None)
+
+
+def _value(summary: Mapping[str, Any], key: str, show: Callable[[Any], str]) -> str:
+    """Return a mean, its standard deviation where there is one, and what is shown beside it."""
+    text = show(summary[key])
+    if _known(summary, f"{key}_std"):
+        text += f" ± {show(summary[f'{key}_std'])}"
+    other, show_other = _BESIDE.get(key, ("", str))
+    return f"{text} · {show_other(summary[other])}" if _known(summary, other) else text
 
 
 def _known(summary: Mapping[str, Any], key: str) -> bool:

@@ -11,7 +11,8 @@ from app.errors import UserError
 
 Flat = dict[str, Any]
 
-_LEARNING_ONLY = ("encoder.prediction_weight", "critic.initial_q")  # no matter to networks and data that are there
+# no matter to networks and data that are there
+_LEARNING_ONLY = ("encoder.prediction_weight", "critic.initial_q", "value.sigma")
 _EVALUATION_ONLY = ("env.eval_tracks", "env.return_range")
 _HERE_ONLY = ("env.reward_file", "env.openplanet.host", "env.openplanet.port", "env.openplanet.timeout_s")
 _IMAGES_ONLY = ("env.image_size", "env.image_history")
@@ -34,7 +35,7 @@ def fingerprint(config: Config) -> Flat:
     Parts that the run does not build are left out: without images no norm and no backbone, without a context
     encoder no ``encoder``.
     """
-    sections = ["model", "actor", "critic", "env"]
+    sections = ["model", "actor", "critic", "value", "env"]
     images = config.env.images
     if images and config.model.name != "mlp":
         sections += ["norm", "backbone"]
@@ -42,6 +43,8 @@ def fingerprint(config: Config) -> Flat:
         sections.append("encoder")
     flat = flatten({section: asdict(getattr(config, section)) for section in sections})
     flat["log_std_min"] = flat.pop("actor.log_std_min")  # as it is spelt on the command line
+    if config.value.kind == "scalar":
+        flat = {key: value for key, value in flat.items() if key not in ("value.bins", "value.support")}
     left_out = _LEARNING_ONLY + _EVALUATION_ONLY + _HERE_ONLY + (() if images else _IMAGES_ONLY)
     return {key: value for key, value in sorted(flat.items()) if key not in left_out}
 

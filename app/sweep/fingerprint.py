@@ -13,7 +13,13 @@ WAYS_OUT = (
 )
 SEARCHED = "hydra.sweeper.params"
 _SECTIONS = ("agent", "replay", "training", "health")
-_FREE = ("training.checkpoint_interval_s", "replay.keep", "health.on_collapse")  # change no score
+_FREE = (  # change no score
+    "training.checkpoint_interval_s",
+    "training.eval_episodes_other",
+    "replay.keep",
+    "health.on_collapse",
+    "health.clipped_targets",
+)
 
 
 def study_fingerprint(config: Config, searched: Collection[str], directions: Collection[str]) -> Flat:

@@ -37,6 +37,12 @@ class Source:
     weights: Mapping[str, Tensor] | None
     policy: str
 
+    @property
+    def threads(self) -> int | None:
+        """CPU threads of the newest checkpoint that could be read; None if there is none, or it does not say."""
+        states = [candidate.state for candidate in self.candidates if candidate.state is not None]
+        return states[0].get("threads") if states else None
+
 
 def find_source(config: Config, folder: RunFolder, replay_files: Sequence[Path]) -> Source:
     """Read what this run would begin from and refuse what does not fit, before anything is cleared or written.

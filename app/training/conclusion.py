@@ -83,6 +83,7 @@ class Conclusion:
         """
         summary: dict[str, Any] = {"run_name": self.folder.path.name, "stop_reason": reason}
         summary |= {**counters, "selection": best}
+        summary |= {key: value for key, value in best.items() if key.endswith(("_raw", "_averaged"))}
         folder = self.folder
         paths: dict[str, Any] = {"folder": folder.path, "metrics": folder.metrics, "summary": folder.summary}
         try:

@@ -58,23 +58,32 @@ class Evaluator:
         self._envs: list[gymnasium.Env] = []
 
     def evaluate(self, actor: DrivingActor, det: Sequence[Start], stoch: Sequence[Start]) -> Evaluation:
-        """Drive every start once: ``det`` with the policy's mode, ``stoch`` with samples of it."""
-        return Evaluation(self.drive(actor, det, test=True), self.drive(actor, stoch, test=False))
+        """Drive every start once: ``det`` deterministically, ``stoch`` with sampled actions."""
+        episodes = self.drive(actor, [*det, *stoch], [True] * len(det) + [False] * len(stoch))
+        return Evaluation(episodes[: len(det)], episodes[len(det) :])
 
-    def drive(self, actor: DrivingActor, starts: Sequence[Start], test: bool) -> tuple[Episode, ...]:
-        """Run one episode from every start; training's random numbers stay as they are."""
+    def drive(self, actor: DrivingActor, starts: Sequence[Start], test: Sequence[bool]) -> tuple[Episode, ...]:
+        """Run one episode from every start; training's random numbers stay as they are.
+
+        Args:
+            actor: drives.
+            starts: of the episodes.
+            test: which of the episodes are driven deterministically.
+        """
         together = 1 if self.cfg.real_time else max(1, len(starts))  # there is one game
         with torch.random.fork_rng(devices=_used_gpus()):
             torch.manual_seed(self.seed)
-            groups = [starts[i : i + together] for i in range(0, len(starts), together)]
-            return tuple(episode for group in groups for episode in self._drive_together(actor, group, test))
+            groups = [slice(i, i + together) for i in range(0, len(starts), together)]
+            return tuple(
+                episode for group in groups for episode in self._drive_together(actor, starts[group], test[group])
+            )
 
     def close(self) -> None:
         """Close the environments."""
         for env in self._envs:
             env.close()
 
-    def _drive_together(self, actor: DrivingActor, starts: Sequence[Start], test: bool) -> list[Episode]:
+    def _drive_together(self, actor: DrivingActor, starts: Sequence[Start], test: Sequence[bool]) -> list[Episode]:
         """Drive in lockstep, with one forward pass for all."""
         while len(self._envs) < len(starts):
             self._envs.append(make_env(self.cfg, [start.track for start in starts], self.seed))
@@ -84,7 +93,8 @@ class Evaluator:
         running = list(range(len(starts)))
         while running:
             self.on_step()
-            actions = actor.actions(_stack([observations[i] for i in running], actor.device), test).cpu().numpy()
+            modes = torch.tensor([test[i] for i in running], device=actor.device)
+            actions = actor.actions(_stack([observations[i] for i in running], actor.device), modes).cpu().numpy()
             for i, action in zip(list(running), actions, strict=True):
                 observations[i], reward, terminated, truncated, ends[i] = envs[i].step(action)
                 returns[i] += reward
@@ -139,4 +149,5 @@ def episode_of(start: Start, total: float, length: int, info: dict) -> Episode:
     """
     # A Gymnasium task has no laps, and most tasks no other score than ours: the keys are absent there.
     share, time_, native = info.get("lap_share", math.nan), info.get("lap_time"), info.get("native_return")
-    return Episode(float(total), length, share, time_, info["outcome"], start.track, start.position, native)
+    bound = info.get("lap_bound")
+    return Episode(float(total), length, share, time_, info["outcome"], start.track, start.position, native, bound)

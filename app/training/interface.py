@@ -52,7 +52,7 @@ class Evaluates(Protocol):
     """What drives evaluation episodes."""
 
     def evaluate(self, actor: DrivingActor, det: Sequence[Start], stoch: Sequence[Start]) -> Evaluation:
-        """Drive every start once: ``det`` with the policy's mode, ``stoch`` with samples of it."""
+        """Drive every start once: ``det`` deterministically, ``stoch`` with sampled actions."""
 
     def close(self) -> None:
         """Let go of everything."""

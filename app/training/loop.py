@@ -106,6 +106,8 @@ class DrivingTraining(TorchTrainingOffline):
         while self.missing_env_steps() > 0:
             self.update_buffer(interface)
             self.on_update(self)
+        if self.total_updates == 0:
+            self.agent.fit_support(**self.memory.reward_range())
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a continued run needs of agent, replay and schedule."""

@@ -5,7 +5,8 @@ from typing import Any
 
 # What of an epoch's means is logged, where the run has it; the others are for the guard against NaN.
 LOGGED = (
-    "loss_critic", "loss_actor", "loss_prediction", "loss_entropy", "q_mean", "q_max", "q_target_mean", "reward",
+    "loss_critic", "loss_actor", "loss_prediction", "loss_entropy", "td_error", "q_mean", "q_max", "q_target_mean",
+    "q_target_clipped", "reward",
     "alpha", "entropy", "log_std_mean", "grad_norm_critic", "grad_norm_actor", "film_scale", "return_train",
     "episode_length_train", "sampling_duration", "training_step_duration",
 )  # fmt: skip

@@ -19,6 +19,7 @@ from app.training.conclusion import Conclusion, finished_before
 from app.training.facts import banner_facts
 from app.training.setup import Setup, set_up
 from app.training.stop import StopRequest
+from app.training.threads import settle_threads
 from app.training.trainer import Trainer
 from app.training.vitals import Watcher
 
@@ -97,6 +98,7 @@ def run_in(
         folder.list_files(files)
     trainer = Trainer(config, setup, folder, storage, console, stop, watchers)
     try:
+        settle_threads(config, setup, trainer.training.agent, source.threads, console)
         print_banner(console, banner_facts(config, setup, trainer.training.agent.model, folder))
         trainer.begin(source, "replay" in cleared)
         reason = trainer.to_the_end()

@@ -66,10 +66,11 @@ def prepare(device: str, threads: int, seed: int) -> str:
 
     Args:
         device: as in config.
-        threads: CPU threads; 0 for every core this process may use.
+        threads: CPU threads, no more than this process may use cores; 0 for one, until a run has measured what is
+            faster (``app/training/threads.py``). Acting alone wants no more.
         seed: seeds Python, NumPy and torch.
     """
-    torch.set_num_threads(threads or usable_cores())
+    torch.set_num_threads(min(threads or 1, usable_cores()))
     torch.set_flush_denormal(True)  # Adam's moments of idle weights decay into denormals, ten times slower on a CPU
     _keep_freed_memory()
     random.seed(seed)

@@ -7,34 +7,36 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from app.agents.guard import NonFiniteError
 from app.config.schema import Config
 from app.errors import UserError
-from app.health.objective import lowest
+from app.health.objective import is_better, lowest
 from app.models.actor import DrivingActor
 from app.replay.layout import slack_of
 from app.replay.storage import Storage
 from app.reporting.formatting import tell
 from app.reporting.metrics import MetricsWriter
 from app.reporting.progress import Progress
-from app.reporting.results import Evaluation
 from app.runs.fingerprint import fingerprint, flatten
 from app.runs.folder import RunFolder
 from app.tmrl_api import iterate_epochs
 from app.training.beginning import Source, choose, note_start, say_what_changed
 from app.training.conclusion import same_command
-from app.training.evaluation import starts_of
+from app.training.evaluation import make_starts, starts_of
 from app.training.interface import AT_ONCE, connect
 from app.training.loop import DrivingTraining
 from app.training.means import LOGGED
 from app.training.rng import get_rng_state, set_rng_state
 from app.training.setup import Setup
 from app.training.stop import Stopped, StopRequest
+from app.training.threads import PaceWatch
 from app.training.vitals import COLLAPSED, Vitals, Watcher
 
 SELECT = 0.0  # offset of the starts that choose the best policy; others judge it
+OTHER_POLICY = ("return_test_det", "lap_share_det", "laps_det", "lap_time_det")  # logged of the policy not deployed
 NOT_FINITE = "not finite: "
 _MOST_ROWS = 2 * AT_ONCE  # that one call of the interface brings: every step may end an episode
 
@@ -65,6 +67,7 @@ class Trainer:
         self.config, self.folder, self.storage, self.console, self.stop = config, folder, storage, console, stop
         spec, slack = setup.spec, slack_of(config.replay.capacity)
         self.training = DrivingTraining(config, spec, setup.device, storage, slack, self._between_updates)
+        self.pace = PaceWatch(console)
         self.vitals = Vitals(config, console, watchers)
         self.progress = Progress(config.logger.progress, config.training.updates, config.training.epochs, console)
         self.interface, self.evaluator = connect(config, spec, folder.path, self.training, console, stop.check)
@@ -72,6 +75,7 @@ class Trainer:
         self.writer: MetricsWriter | None = None
         self.best: dict[str, Any] = {}
         self.epochs_done = 0  # evaluation included
+        self._paced = 0  # updates when the pace was looked at last
         self._made_under = {"fingerprint": fingerprint(config), "config": flatten(asdict(config.to_keep()))}
         self._wall_before = 0.0  # seconds of earlier starts
         self._began = self._saved = time.monotonic()
@@ -107,7 +111,7 @@ class Trainer:
         """Run every epoch; returns why it stopped."""
         training = self.training
         try:
-            self.progress.start(training.total_updates, training.memory.env_steps, self._best_return())
+            self.progress.start(training.total_updates, training.memory.env_steps)
             epochs = iterate_epochs(
                 run_cls=lambda: training,
                 interface=self.interface,
@@ -161,7 +165,10 @@ class Trainer:
             low = lowest(self.config.objective, self.config.env.return_range)
             if math.isfinite(low):
                 return low
-            self.vitals.add(self._evaluate().metrics())  # the actor has not taken over any weights yet
+            untrained = self.evaluator.evaluate(
+                self.actor, *starts_of(self.config, SELECT)
+            )  # it took over no weights yet
+            self.vitals.add(untrained.metrics())
         return self.vitals.score(collapsed)
 
     def counters(self) -> dict[str, float]:
@@ -216,6 +223,9 @@ class Trainer:
     def _between_updates(self, training: DrivingTraining) -> None:
         """All state is whole here: show, stop, save."""
         self.progress.update(training.total_updates, training.memory.env_steps, self.epochs_done + 1)
+        if training.total_updates > self._paced and "training_step_duration" in training.agent.metrics:
+            self.pace.add(training.agent.metrics["training_step_duration"])  # which tmrl has measured
+            self._paced = training.total_updates
         self.stop.check()
         if time.monotonic() - self._saved >= self.config.training.checkpoint_interval_s:
             self.save_checkpoint()
@@ -225,25 +235,46 @@ class Trainer:
     def _finish_epoch(self) -> None:
         """Evaluate, log, and keep the policy if it is the best; tmrl's loop saves a checkpoint next."""
         self.progress.evaluating()
-        self.actor.copy_from(self.training.agent.model)
-        evaluation = self._evaluate().metrics()
+        evaluation = self._evaluate()
         self.epochs_done += 1
         means = self.training.means.take()
         metrics = {name: means[name] for name in LOGGED if name in means} | self.training.memory.reward_range()
         metrics |= evaluation | {"updates": self.training.total_updates}
         metrics |= self.vitals.add(metrics) | self.counters()
         self.writer.write(self.training.total_updates, metrics)
-        if evaluation["return_test_det"] > self._best_return():
+        best = is_better(evaluation, self.best)
+        if best:
             self._keep_best({**evaluation, "best_epoch": self.epochs_done})
-        self.progress.evaluated(evaluation)
+        self.progress.evaluated(evaluation, best)
         self.vitals.judge()
 
-    def _evaluate(self) -> Evaluation:
-        return self.evaluator.evaluate(self.actor, *starts_of(self.config, SELECT))
+    def _evaluate(self) -> dict[str, float]:
+        """Evaluate both policies; the actor is left with the weights of the one that is deployed.
+
+        Returns:
+            Metrics of the deployed policy, and those of the other one with its name behind them.
+        """
+        deployed, policies = self.config.agent.deployed_policy, self.training.agent.policies
+        det, stoch = starts_of(self.config, SELECT)
+        metrics: dict[str, float] = {}
+        count = self.config.training.eval_episodes_other
+        if self.config.agent.policy_ema and count:
+            (name,) = policies.keys() - {deployed}
+            self.actor.copy_from(policies[name])
+            starts = make_starts(self.config.env.eval_tracks, count, SELECT)
+            other = self.evaluator.evaluate(self.actor, starts, ()).metrics()
+            metrics = {f"{key}_{name}": other[key] for key in OTHER_POLICY if key in other}
+        self.actor.copy_from(policies[deployed])
+        metrics = self.evaluator.evaluate(self.actor, det, stoch).metrics() | metrics
+        self.interface.resume(
+            self.training.agent.get_actor
+        )  # workers that evaluated collect with the raw weights again
+        return metrics
 
     def _keep_best(self, best: dict[str, Any]) -> None:
         try:
-            self.folder.save_best(self.actor, self.training.agent.model, best, self._made_under["fingerprint"])
+            model = self.training.agent.policies[self.config.agent.deployed_policy]
+            self.folder.save_best(self.actor, model, best, self._made_under["fingerprint"])
         except OSError as error:
             raise self._cannot_write(self.folder.best_actor, error) from None
         self.best = best
@@ -255,15 +286,13 @@ class Trainer:
             f"the cause, and {same_command(self.config)} goes on from there."
         )
 
-    def _best_return(self) -> float:
-        return self.best["return_test_det"] if self.best else -math.inf
-
     def _state(self) -> dict[str, Any]:
         return {
             **self._made_under,
             "training": self.training.state_dict(),
             "interface": self.interface.state_dict(),
             "rng": get_rng_state(),
+            "threads": torch.get_num_threads(),
             "epochs_done": self.epochs_done,
             "vitals": self.vitals.state_dict(),
             "wall_s": self.counters()["wall_s"],

@@ -38,7 +38,7 @@ class Vitals:
     def __init__(self, config: Config, console: Console, watchers: Sequence[Watcher]):
         self._config, self._console, self._watchers = config, console, watchers
         self._history: list[dict[str, float]] = []
-        self._told = False
+        self._told = self._told_of_clipping = False
 
     def add(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Take the metrics of one more epoch; returns the health score and its parts, to be logged with them."""
@@ -53,6 +53,7 @@ class Vitals:
         """
         for watcher in self._watchers:
             watcher.report(len(self._history), self.score())
+        self._warn_of_clipping()
         config = self._config
         if reason := collapse(self._history, config):
             if config.health.on_collapse == "stop":
@@ -62,6 +63,19 @@ class Vitals:
         self._told = bool(reason)
         if verdicts := [verdict for watcher in self._watchers if (verdict := watcher.verdict())]:
             raise Stopped(verdicts[0])
+
+    def _warn_of_clipping(self) -> None:
+        """Say once that the support of a categorical value is too narrow."""
+        newest = self._history[-1]
+        share, q = newest.get("q_target_clipped", 0.0), newest.get("q_mean", math.nan)
+        if share > self._config.health.clipped_targets and not self._told_of_clipping:
+            tell(
+                self._console,
+                f"{share:.1%} of the Bellman targets lie beyond the support of the value: Q cannot reach them "
+                f"(its mean is {q:.3g}). Set value.support=[lowest,highest] wider in a new run, or use value=scalar.",
+                "yellow",
+            )
+            self._told_of_clipping = True
 
     def score(self, collapsed: bool = False) -> float:
         """Return the objective so far; NaN before the first evaluation.
