@@ -3,7 +3,8 @@
     python benchmarks/faults.py [--updates 2000] [--seeds 0 1] [--jobs 1] [--out file.json] [-- OVERRIDE ...]
 
 Runs without images, where minutes are enough to tell the arms apart; `fix_norm` repairs the CNN's norm and is
-there the same as `collapse`. `-- env=sim` measures it with images, for the price of them.
+there the same as `collapse`. `-- env=sim` measures it with images, for the price of them; `-- value=scalar` with the
+value that the old agent had (docs/lab.md, 10: with the default one even `collapse` drives).
 Learning quantities are means over the last epoch, a tenth of the updates; lap shares are those of the last
 policy. Over several seeds: the mean, and the range in brackets.
 """

@@ -219,14 +219,15 @@ def _follow(pairs: tuple, keep: float) -> None:
         torch._foreach_copy_(follower_buffers, buffers)
 
 
+def _pairs(target: HybridActorCritic, model: HybridActorCritic) -> tuple:
+    """Return what follows and what it follows: first the parameters, then the buffers."""
+    parameters = list(target.parameters()), list(model.parameters())
+    return parameters, (list(target.buffers()), list(model.buffers()))
+
+
 def _float_pairs(average: HybridActorCritic, model: HybridActorCritic) -> tuple:
-    """The same with running statistics, which belong to the weights, among what is averaged."""
+    """Return the same with running statistics among the parameters, as they belong to the weights; then counters."""
     followers, sources = list(average.state_dict().values()), list(model.state_dict().values())
     pairs = list(zip(followers, sources, strict=True))
     kinds = ([pair for pair in pairs if pair[0].is_floating_point() is averaged] for averaged in (True, False))
     return tuple(([ours for ours, _ in kind], [theirs for _, theirs in kind]) for kind in kinds)
-
-
-def _pairs(target: HybridActorCritic, model: HybridActorCritic) -> tuple:
-    parameters = list(target.parameters()), list(model.parameters())
-    return parameters, (list(target.buffers()), list(model.buffers()))

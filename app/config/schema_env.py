@@ -75,8 +75,8 @@ class TrackEnvConfig:
         return self.reward_per_metre * self.top_speed * self.step_s
 
     @property
-    def highest_reward(self) -> float | None:
-        """Reward of a step that no step exceeds; None: unknown."""
+    def highest_reward(self) -> float:
+        """Reward of a step that is hardly exceeded: that of the top speed."""
         return self.reward_scale
 
     @property
@@ -136,7 +136,7 @@ class GymConfig:
     train_tracks: ClassVar[tuple[int, ...]] = ()
     eval_tracks: ClassVar[tuple[int, ...]] = ()
     lap_return: ClassVar[float | None] = None
-    highest_reward: ClassVar[float | None] = None
+    highest_reward: ClassVar[float | None] = None  # of a step; unknown before the warm-up
     longest_history: ClassVar[int] = 0
     video_fps: ClassVar[int] = 30
 
@@ -204,7 +204,7 @@ class TrackmaniaConfig:
     lap_return: ClassVar[float | None] = None  # depends on the map
 
     @property
-    def highest_reward(self) -> float | None:
+    def highest_reward(self) -> float:
         """Reward of a step that is hardly exceeded: ``reward_scale`` is that of the top speed."""
         return self.reward_scale
 
