@@ -4,28 +4,28 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Python put app/ first, where a file could shadow a package; what we import is `app` itself.
+# Python puts app/ first on the path, where a file could shadow a package; the package to import is `app` itself.
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() not in (ROOT, ROOT / "app"))]
 
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
-from app.config.command import in_words, run  # noqa: E402
+from app.config.cli import as_user_errors, run  # noqa: E402
 
 
 @hydra.main(config_path="../conf", config_name="export", execution_whitelist=[])
-@in_words
+@as_user_errors
 def main(cfg: DictConfig) -> None:
-    """Validate the configuration, and export."""
+    """Validate the configuration and export the policy."""
     from app.config.load import validate
-    from app.config.schema import ExportConfig
+    from app.config.schema_commands import ExportConfig
 
     config = validate(cfg, ExportConfig)
 
-    from app.export_bundle.export import export
+    from app.export_bundle.export_run import export
 
     export(config)
 
 
 if __name__ == "__main__":
-    run(main, "ExportConfig")
+    run(main, "app.config.schema_commands:ExportConfig")

@@ -1,42 +1,45 @@
-"""Trains an agent: ``python app/train.py [key=value ...]``; ``--help`` lists what can be chosen."""
+"""Trains an agent: ``python app/train.py [key=value ...]``; ``--help`` lists the groups of the configuration."""
 
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Python put app/ first, where a file could shadow a package; what we import is `app` itself.
+# Python puts app/ first on the path, where a file could shadow a package; the package to import is `app` itself.
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() not in (ROOT, ROOT / "app"))]
 
 import hydra  # noqa: E402
+from hydra.core.plugins import Plugins  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
-from app.config.command import in_words, run  # noqa: E402
+from app.config.cli import as_user_errors, run  # noqa: E402
+from app.sweep.study_sweeper import StudySweeper  # noqa: E402
 
-WHITELIST = ["app.sweep.callback.StudyCallback", "app.sweep.launch.enrol"]  # what a configuration may call
+Plugins.instance().register(StudySweeper)  # hydra/sweeper=optuna names it
+WHITELIST = ["app.sweep.session.assign_trial"]  # what a configuration may call
 
 
 @hydra.main(config_path="../conf", config_name="config", execution_whitelist=WHITELIST)
-@in_words
+@as_user_errors
 def main(cfg: DictConfig) -> float:
     """Validate the configuration, train, and return the objective."""
-    # Imported here so that --help and --cfg answer at once: torch alone takes seconds.
-    from app.config.job import Job, as_job, go_to_launch
+    # Imported here so that --help and --cfg answer at once: importing torch takes seconds.
     from app.config.load import load
+    from app.config.multirun import Job, config_of_job, enter_launch_folder
 
     config, job = load(cfg), Job.current()
     if job is not None:
-        go_to_launch()
-        config = as_job(config, cfg, job)
+        enter_launch_folder()
+        config = config_of_job(config, cfg, job)
 
     if job is not None and job.trial is not None:
         from app.sweep.trial import run_job
 
         return run_job(config, job.trial)
 
-    from app.roles import play
+    from app.launch import run_role
 
-    return play(config, one_of_many=job is not None)
+    return run_role(config, propagate_interrupt=job is not None)
 
 
 if __name__ == "__main__":
-    run(main, "Config")
+    run(main, "app.config.schema:Config")

@@ -1,4 +1,4 @@
-"""The two that ``checkpoints.py`` compares: a run of ours and a trainer of tmrl's, each with a full memory."""
+"""The two contenders of ``checkpoints.py``: a run of this project and a trainer of tmrl, each with a full memory."""
 
 import gc
 import os
@@ -14,12 +14,13 @@ from rich.console import Console
 
 from app.config.load import load
 from app.config.schema import Config
-from app.envs.factory import make_spec
-from app.replay.layout import slack_of
+from app.core.tmrl_api import Buffer, TorchTrainingOffline
+from app.envs.env_factory import make_spec
+from app.replay.ring import slack_rows
 from app.replay.storage import MappedStorage
-from app.runs.folder import RunFolder
-from app.tmrl_api import Buffer, TorchTrainingOffline
-from app.training.beginning import find_source
+from app.runs.run_folder import RunFolder
+from app.training.resume import find_source
+from app.training.rollout import connect_locally
 from app.training.setup import set_up
 from app.training.stop import StopRequest
 from app.training.trainer import Trainer
@@ -33,13 +34,15 @@ from benchmarks.tmrl_peer import (
     load_run_instance,
 )
 
+NEW_STEPS = 250  # between two checkpoints; the smallest replay has room for those of four
+
 
 class Ours:
-    """One of our runs, with a full replay.
+    """A run of this project with a full replay.
 
     Args:
-        rows: capacity of the replay.
-        runs_dir: where the run folder goes.
+        rows: Capacity of the replay.
+        runs_dir: Parent of the run folder.
     """
 
     name = "ours"
@@ -47,44 +50,44 @@ class Ours:
     def __init__(self, rows: int, runs_dir: Path):
         self.rows, self.config = rows, configure(rows, runs_dir)
         self._open()
-        self.run.begin(self.source, replay_cleared=False)
+        self.run.start(self.source, replay_cleared=False)
 
     def fill(self) -> None:
-        """Leave no row of the files unwritten, and have an optimiser and an episode in full swing."""
-        training = self.run.training
-        training.update_buffer(self.run.interface)
-        fill(training.memory, as_ours, self.rows + slack_of(self.rows))
-        training.agent.train(training.memory.sample())
+        """Write every row of the files once, start an episode, and do one update, so that the optimisers have state."""
+        loop = self.run.loop
+        loop.update_buffer(self.run.interface)
+        fill(loop.memory, as_ours, self.rows + slack_rows(self.rows))
+        loop.agent.train(loop.memory.sample())
 
     def sample(self) -> dict[str, float]:
-        """Append the steps of an epoch, and measure a checkpoint."""
-        memory, rows = self.run.training.memory, steps_of_epoch(self.config)
-        buffer, before = new_steps(as_ours, rows), io_bytes("write_bytes")
+        """Append new steps, and measure a checkpoint; return seconds and bytes by name."""
+        memory = self.run.loop.memory
+        buffer, before = new_steps(as_ours, NEW_STEPS), io_bytes("write_bytes")
         memory.append(buffer)
-        began = time.perf_counter()
-        memory.seal()  # the checkpoint would do it: measured apart
-        sealed = time.perf_counter()
+        start = time.perf_counter()
+        memory.flush()  # part of the checkpoint, measured separately
+        flushed = time.perf_counter()
         self.run.save_checkpoint()
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
         file = self.folder.checkpoints.last.stat().st_size
         return {
             "seconds": seconds,
-            "seconds_rows": sealed - began,
+            "seconds_rows": flushed - start,
             "seconds_durable": seconds,
-            "bytes": file + rows * memory.nbytes // (self.rows + slack_of(self.rows)),
+            "bytes": file + NEW_STEPS * memory.nbytes // (self.rows + slack_rows(self.rows)),
             "bytes_checkpoint": file,
             "bytes_kernel": io_bytes("write_bytes") - before,
         }
 
-    def go_on(self) -> float:
-        """Continue the run in a new object; returns the seconds."""
+    def resume(self) -> float:
+        """Resume the run in a new object; return the seconds that it took."""
         self._open()
-        began = time.perf_counter()
-        self.run.begin(self.source, replay_cleared=False)
-        return time.perf_counter() - began
+        start = time.perf_counter()
+        self.run.start(self.source, replay_cleared=False)
+        return time.perf_counter() - start
 
     def close(self) -> None:
-        """Let go of the run, its files' mappings included."""
+        """Release the run and its memory-mapped files."""
         self.run.close()
         self.folder.close()
         del self.run
@@ -96,17 +99,18 @@ class Ours:
         storage = MappedStorage(self.folder.replay)
         files = storage.files(setup.spec)
         self.source = find_source(self.config, self.folder, files)
-        self.folder.list_files(files)
-        self.run = Trainer(self.config, setup, self.folder, storage, Console(quiet=True), StopRequest())
+        self.folder.add_to_manifest(files)
+        console, stop = Console(quiet=True), StopRequest()
+        self.run = Trainer(self.config, setup, self.folder, storage, console, stop, connect_locally)
 
 
 class Peer:
-    """One of tmrl's trainers, with a full memory.
+    """A trainer of tmrl with a full memory.
 
     Args:
-        rows: size of the memory.
-        folder: where its checkpoint goes.
-        config: ours, for the action space, the batch and the steps of an epoch.
+        rows: Size of the memory.
+        folder: Folder of its checkpoint.
+        config: Configuration of this project, for the action space and the batch.
     """
 
     name = "tmrl"
@@ -123,19 +127,19 @@ class Peer:
         )
 
     def fill(self) -> None:
-        """Fill the memory, and have the optimisers in full swing."""
+        """Fill the memory, and do one update, so that the optimisers have state."""
         fill(self.trainer.memory, as_tmrl, self.rows)
         self.trainer.agent.train(self.trainer.memory.sample())
 
     def sample(self) -> dict[str, float]:
-        """Append the steps of an epoch, and measure a checkpoint."""
-        self.trainer.memory.append(new_steps(as_tmrl, steps_of_epoch(self.config)))
-        before, began = io_bytes("write_bytes"), time.perf_counter()
+        """Append new steps, and measure a checkpoint; return seconds and bytes by name."""
+        self.trainer.memory.append(new_steps(as_tmrl, NEW_STEPS))
+        before, start = io_bytes("write_bytes"), time.perf_counter()
         dump_run_instance(self.trainer, str(self._path))
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
         with self._path.open("r+b") as file:
             os.fsync(file.fileno())
-        durable, size = time.perf_counter() - began, self._path.stat().st_size
+        durable, size = time.perf_counter() - start, self._path.stat().st_size
         return {
             "seconds": seconds,
             "seconds_durable": durable,
@@ -144,39 +148,34 @@ class Peer:
             "bytes_kernel": io_bytes("write_bytes") - before,
         }
 
-    def go_on(self) -> float:
-        """Load the trainer; returns the seconds."""
-        began = time.perf_counter()
+    def resume(self) -> float:
+        """Load the trainer; return the seconds that it took."""
+        start = time.perf_counter()
         self.trainer = load_run_instance(str(self._path))
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
     def close(self) -> None:
-        """Let go of the trainer: two would not fit."""
+        """Release the trainer: there is no memory for two."""
         del self.trainer
         gc.collect()
 
 
 def configure(rows: int, runs_dir: Path) -> Config:
-    """Return the default configuration with the frames of the game."""
+    """Return the default configuration with images of the size that the game uses."""
     overrides = ("env=sim", f"env.image_size={SIZE}", "logger=quiet", "device=cpu", f"replay.capacity={rows}")
     with initialize_config_dir(str(ROOT / "conf")):
         return load(compose("config", [*overrides, f"runs_dir='{runs_dir}'", f"run_name=checkpoints-{rows}"]))
 
 
-def steps_of_epoch(config: Config) -> int:
-    """Return how many steps an epoch collects."""
-    return round(config.training.updates_per_epoch / config.training.max_training_steps_per_env_step)
-
-
 def new_steps(as_step: Callable[..., tuple[Any, ...]], rows: int) -> Buffer:
-    """Make some new steps."""
+    """Return a buffer of new steps."""
     buffer = Buffer()
     buffer.memory = [as_step(*step) for step in islice(chain.from_iterable(stream(rows)), rows)]
     return buffer
 
 
 def io_bytes(counter: str) -> float:
-    """Return what the kernel has counted for this process so far; NaN where it does not."""
+    """Return a byte counter of the kernel for this process; NaN on systems without one."""
     try:
         lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
     except OSError:

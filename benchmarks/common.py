@@ -1,4 +1,4 @@
-"""What the benchmarks share: the real configuration, timing in turns, a table and the JSON report."""
+"""Shared parts of the benchmarks: the real configuration, timing in turns, tables and the JSON report."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 
 from app.config.load import load
 from app.config.schema import Config
-from app.files import strict_json
+from app.core.atomic_files import strict_json
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,9 +29,9 @@ def take_turns(candidates: Mapping[str, Callable[[], Any]], repeats: int, warmup
     """Time every candidate ``repeats`` times, in turns, so that a machine that gets busier slows all alike.
 
     Args:
-        candidates: what to call, by name.
-        repeats: timed calls of each.
-        warmup: calls of each before them.
+        candidates: Functions to call, by name.
+        repeats: Number of timed calls of each.
+        warmup: Number of calls of each before them.
 
     Returns:
         Wall milliseconds of every timed call (repeats,), by name.
@@ -39,15 +39,15 @@ def take_turns(candidates: Mapping[str, Callable[[], Any]], repeats: int, warmup
     taken = {name: np.empty(repeats) for name in candidates}
     for turn in range(-warmup, repeats):
         for name, candidate in candidates.items():
-            began = time.perf_counter()
+            start = time.perf_counter()
             candidate()
             if turn >= 0:
-                taken[name][turn] = 1e3 * (time.perf_counter() - began)
+                taken[name][turn] = 1e3 * (time.perf_counter() - start)
     return taken
 
 
 def machine() -> dict[str, Any]:
-    """Describe what the numbers were measured with."""
+    """Return a description of the machine and the libraries of a measurement."""
     import torch
 
     return {
@@ -60,7 +60,7 @@ def machine() -> dict[str, Any]:
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Return a Markdown table that can be read as it is, too; only the first ``left`` columns hold words."""
+    """Return a Markdown table with aligned columns; the first ``left`` of them are aligned to the left."""
     columns, *rows = [[cell.replace("|", "\\|") for cell in row] for row in [columns, *rows]]
     widths = [max(3, *(len(row[i]) for row in [columns, *rows])) for i in range(len(columns))]
     lines = [
@@ -77,14 +77,14 @@ def number(value: float | None, form: str = "{:.2f}") -> str:
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser with what every benchmark takes."""
+    """Return a parser with the arguments that all benchmarks have, described by the first line of ``description``."""
     made = argparse.ArgumentParser(description=description.splitlines()[0])
-    made.add_argument("--out", type=Path, help="write the JSON here, too")
+    made.add_argument("--out", type=Path, help="also write the JSON to this file")
     return made
 
 
 def publish(report: Mapping[str, Any], tables: Sequence[str], out: Path | None) -> None:
-    """Print the JSON on standard output and the tables on standard error; write the JSON to ``out``, too."""
+    """Print the JSON to standard output and the tables to standard error; also write the JSON to ``out``."""
     text = strict_json(report, indent=2)
     print(text, flush=True)
     if out is not None:

@@ -1,11 +1,11 @@
-"""The algorithm is right: SAC on Pendulum-v1 at 20 000 environment steps, against the published band.
+"""Check of the algorithm: return of SAC on Pendulum-v1 after 20 000 steps, against that of published implementations.
 
     python benchmarks/core.py [--seeds 0 1 2] [--jobs 1] [--out core.json] [-- OVERRIDE ...]
 
-Trains `model=mlp env=gym env.id=Pendulum-v1`, one update per step, through the real command. Judged is the
-best policy of the run, on 20 starts that did not choose it: its mean return must lie in [-250, -100], where
-published implementations of SAC end. The last policy, on the 20 starts of every evaluation, stands beside it.
-Exit code 1 if a seed is outside.
+Trains `model=mlp env=gym env.id=Pendulum-v1`, one update per step, by `python app/train.py`. The mean return of the
+best policy on 20 starts that were not used to select it must lie in [-250, -100], the range of published
+implementations of SAC. The return of the last policy, on the 20 starts of every evaluation, is shown beside it. The
+exit code is 1 if a seed is outside the range.
 """
 
 import sys
@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from app.reporting.formatting import duration
+from app.core.console import format_duration
 from benchmarks.common import machine, markdown, number, parser, publish
 from benchmarks.learning import Job, Outcome, add_run_arguments, run_jobs
 
@@ -30,8 +30,7 @@ OVERRIDES = (
     "logger=quiet",
     f"training.start_training={WARM_UP}",
     f"training.epochs={(ENV_STEPS - WARM_UP) // EPOCH}",
-    "training.rounds=10",
-    f"training.steps={EPOCH // 10}",
+    f"training.updates_per_epoch={EPOCH}",
     "training.max_training_steps_per_env_step=1",
     "training.update_model_interval=1",
     "training.eval_episodes=20",
@@ -40,7 +39,7 @@ OVERRIDES = (
 
 
 def as_row(outcome: Outcome) -> dict[str, Any]:
-    """Judge one seed."""
+    """Return the result of one seed as a row."""
     summary, last = outcome.summary, outcome.epochs[-1] if outcome.epochs else {}
     best = summary.get("return_test_det")
     return {
@@ -57,7 +56,7 @@ def as_row(outcome: Outcome) -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the rows as Markdown."""
+    """Return the rows as a Markdown table."""
     columns = ("seed", "return, best", "best epoch", "return, last", "env steps", "wall time", "in the band")
     cells = [
         (
@@ -66,7 +65,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             number(row["best_epoch"], "{}"),
             number(row["return_last"], "{:.1f}"),
             number(row["env_steps"], "{:,}"),
-            duration(row["wall_s"]),
+            format_duration(row["wall_s"]),
             row["failure"] or ("yes" if row["in_band"] else "NO"),
         )
         for row in rows
@@ -75,7 +74,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train every seed and judge it."""
+    """Train every seed and compare it with the range."""
     args_parser = parser(__doc__)
     add_run_arguments(args_parser, "core", seeds=(0, 1, 2))
     args = args_parser.parse_args(arguments)

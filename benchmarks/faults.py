@@ -1,10 +1,10 @@
-"""What each repair is worth: the repaired agent, the broken one, and the broken one with one fault repaired.
+"""Effect of every repair: the repaired agent, the broken one, and the broken one with one fault repaired.
 
     python benchmarks/faults.py [--updates 2000] [--seeds 0 1] [--jobs 1] [--out file.json] [-- OVERRIDE ...]
 
-Runs without images, where minutes are enough to tell the arms apart; `fix_norm` repairs the CNN's norm and is
-there the same as `collapse`. `-- env=sim` measures it with images, for the price of them; `-- value=scalar` with the
-value that the old agent had (docs/lab.md, 10: with the default one even `collapse` drives).
+Runs without images, where minutes are enough to distinguish the arms; `fix_norm` repairs the norm of the CNN and is the
+same as `collapse` there. `-- env=sim` measures with images, which takes longer; `-- value=scalar` with the value
+representation of the agent that collapsed (docs/lab.md, 10: with the default one even `collapse` drives).
 Learning quantities are means over the last epoch, a tenth of the updates; lap shares are those of the last
 policy. Over several seeds: the mean, and the range in brackets.
 """
@@ -17,13 +17,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from app.config.faults import FAULTS
 from benchmarks.common import machine, markdown, parser, publish
 from benchmarks.learning import Job, Outcome, add_run_arguments, run_jobs
 
-ARMS = {
-    "default (all fixed)": "default",
-    **{name: name for name in ("collapse", "fix_norm", "fix_dropout", "fix_detach", "fix_log_std")},
-}
+REPAIRS = dict.fromkeys(fault.switch.experiment for fault in FAULTS if fault.switch and fault.switch.experiment)
+ARMS = {"default (all fixed)": "default", **{name: name for name in ("collapse", *REPAIRS)}}
 QUANTITIES = {  # metric: format
     "q_mean": "{:.2f}",
     "loss_critic": "{:.3g}",
@@ -39,13 +38,13 @@ EPOCHS = 10
 def jobs_of(arm: str, seeds: Sequence[int], updates: int, extra: Sequence[str]) -> list[Job]:
     """Make the runs of one arm."""
     experiment = () if arm == "default" else (f"experiment={arm}",)
-    schedule = (f"training.epochs={EPOCHS}", "training.rounds=1", f"training.steps={updates // EPOCHS}")
+    schedule = (f"training.epochs={EPOCHS}", f"training.updates_per_epoch={updates // EPOCHS}")
     overrides = ("env=sim_lidar", *experiment, "logger=quiet", *schedule, *extra)
     return [Job(f"{arm}-seed{seed}", seed, overrides) for seed in dict.fromkeys(seeds)]
 
 
 def as_row(arm: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Sum up the seeds of one arm: the values of each quantity, and how the runs ended."""
+    """Summarize the seeds of one arm: the values of every quantity, and the ends of the runs."""
     last = [outcome.epochs[-1] for outcome in outcomes if outcome.epochs]
     values = {key: [epoch[key] for epoch in last if epoch.get(key) is not None] for key in QUANTITIES}
     return {"arm": arm, **values, "ends": [outcome.failure or "finished" for outcome in outcomes]}
@@ -69,7 +68,7 @@ def _mean_and_range(values: Sequence[float], form: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train every arm with every seed and sum up."""
+    """Train every arm with every seed and summarize the results."""
     args_parser = parser(__doc__)
     args_parser.add_argument("--updates", type=int, default=2000, help=f"per run, a multiple of {EPOCHS}")
     args_parser.add_argument("--arms", nargs="+", choices=ARMS.values(), default=list(ARMS.values()))

@@ -1,13 +1,17 @@
-"""What a configuration learns: trains it with several seeds through the real command and sums up every run.
+"""Training results of a configuration with several seeds, one row for each run.
 
     python benchmarks/learning.py [--seeds 0 1 2] [--jobs 1] [--out file.json] [-- OVERRIDE ...]
 
-What follows `--` goes to `python app/train.py` as it is, for example `-- env=sim_lidar training=full`. The
-run folders and logs stay in --runs-dir. Lap shares, laps and lap time are those of the best policy on starts
-that did not choose it, means and standard deviations over episodes; "× bound" is the lap time over that of the
-fastest lap along the centre line from the same start, in the simulator; "first lap" is the first epoch in whose
-evaluation a deterministic episode finished, and the training time until then; "last lap share" is that of the
-last policy on the starts of every evaluation. A run that fails gets a row, too.
+The arguments after `--` are passed to `python app/train.py`, for example `-- env=sim_lidar training=full`. The run
+folders and logs stay in --runs-dir. A run that fails also gets a row. Columns:
+
+    lap share, laps finished, lap time   of the best policy on starts that were not used to select it: mean (± standard
+                                         deviation) over the episodes
+    × bound                              lap time divided by that of the fastest lap along the centre line from the
+                                         same start (simulator only)
+    first lap, after                     first epoch in whose evaluation a deterministic episode finished the lap, and
+                                         the training time until then
+    last lap share                       of the last policy on the starts of every evaluation
 """
 
 import json
@@ -25,7 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from app.reporting.formatting import duration
+from app.core.console import format_duration
 from benchmarks.common import ROOT, machine, markdown, number, parser, publish
 
 
@@ -40,12 +44,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training run left behind."""
+    """Result of a training run, read from its folder."""
 
     name: str
     seed: int
-    wall_s: float  # of the whole process, from its start to its end
-    failure: str | None  # why it did not reach its end; None: it did
+    wall_s: float  # duration of the process
+    failure: str | None  # reason why the run did not reach its end; None if it did
     summary: dict[str, Any]  # summary.json; empty if there is none
     epochs: list[dict[str, Any]]  # the lines of metrics.jsonl
 
@@ -56,17 +60,17 @@ class Outcome:
 
 
 def run_jobs(jobs: Sequence[Job], runs_dir: Path, parallel: int) -> list[Outcome]:
-    """Run every job in a process of its own, ``parallel`` at a time, and read its run folder.
+    """Run every job in its own process, ``parallel`` at a time, and read its run folder.
 
-    Ctrl-C ends the running jobs as it ends a run of their own, and starts no more.
+    Ctrl-C ends the running jobs in the same way as a single run, and starts no more.
 
     Args:
-        jobs: what to run.
-        runs_dir: a new folder, for the run folders and logs.
-        parallel: processes at a time; with more than one, each gets one thread.
+        jobs: Training runs.
+        runs_dir: New folder for the run folders and logs.
+        parallel: Number of processes at a time; with more than one, each has one thread.
     """
     if runs_dir.exists():
-        sys.exit(f"--runs-dir {runs_dir}: it exists already. Name a new folder.")
+        sys.exit(f"--runs-dir {runs_dir} exists already. Name a new folder.")
     runs_dir.mkdir(parents=True)
     shared = ("threads=1",) if parallel > 1 else ()
     pool = ThreadPoolExecutor(parallel)
@@ -78,21 +82,21 @@ def run_jobs(jobs: Sequence[Job], runs_dir: Path, parallel: int) -> list[Outcome
 
 def _run(job: Job, runs_dir: Path, overrides: tuple[str, ...]) -> Outcome:
     folder, log = runs_dir / job.name, runs_dir / f"{job.name}.log"
-    told = (f"seed={job.seed}", f"run_name={job.name}", f"runs_dir={quoted(runs_dir)}")
-    command = [sys.executable, str(ROOT / "app" / "train.py"), *overrides, *job.overrides, *told]
+    identity = (f"seed={job.seed}", f"run_name={job.name}", f"runs_dir={quoted(runs_dir)}")
+    command = [sys.executable, str(ROOT / "app" / "train.py"), *overrides, *job.overrides, *identity]
     print(f"{job.name}: started, {log}", file=sys.stderr, flush=True)
-    began = time.monotonic()
+    start = time.monotonic()
     with log.open("w", encoding="utf-8") as file:
         code = subprocess.run(
             command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
         ).returncode
-    outcome = read_run(job, folder, time.monotonic() - began, code, log)
-    print(f"{job.name}: {outcome.failure or 'done'}, {duration(outcome.wall_s)}", file=sys.stderr, flush=True)
+    outcome = read_run(job, folder, time.monotonic() - start, code, log)
+    print(f"{job.name}: {outcome.failure or 'done'}, {format_duration(outcome.wall_s)}", file=sys.stderr, flush=True)
     return outcome
 
 
 def read_run(job: Job, folder: Path, wall_s: float, code: int, log: Path) -> Outcome:
-    """Read what a run has left, whether it reached its end or not."""
+    """Read the folder of a run, which may have failed."""
     summary_file, metrics_file = folder / "summary.json", folder / "metrics.jsonl"
     summary = json.loads(summary_file.read_text(encoding="utf-8")) if summary_file.exists() else {}
     text = metrics_file.read_text(encoding="utf-8") if metrics_file.exists() else ""
@@ -106,7 +110,7 @@ def read_run(job: Job, folder: Path, wall_s: float, code: int, log: Path) -> Out
 
 
 def last_lines(log: Path) -> str:
-    """Return the last two lines of a log that say something."""
+    """Return the last two lines of a log that contain letters or digits."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return " · ".join([line.strip() for line in lines if any(map(str.isalnum, line))][-2:]) or "no output"
 
@@ -114,18 +118,20 @@ def last_lines(log: Path) -> str:
 def add_run_arguments(made: ArgumentParser, name: str, seeds: Sequence[int]) -> None:
     """Add the arguments of every benchmark that trains; the run folders go below ``runs/`` by default."""
     made.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
-    made.add_argument("--jobs", type=int, default=1, help="runs at a time; each has 1 thread if > 1")
-    made.add_argument("--runs-dir", type=absolute, default=new_runs_dir(name), help="a new folder, else one in runs/")
-    made.add_argument("overrides", nargs="*", help="after --: added to the command line of app/train.py")
+    made.add_argument("--jobs", type=int, default=1, help="number of runs at a time; each has one thread if > 1")
+    made.add_argument(
+        "--runs-dir", type=absolute, default=new_runs_dir(name), help="new folder for the runs; default: one in runs/"
+    )
+    made.add_argument("overrides", nargs="*", help="after --: arguments of app/train.py")
 
 
 def new_runs_dir(name: str) -> Path:
-    """Return a path below ``runs/`` that no earlier call has used."""
+    """Return a path below ``runs/`` that does not exist yet."""
     return ROOT / "runs" / f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
 
 
 def absolute(path: str) -> Path:
-    """Return a path of the command line so that it means the same in every folder."""
+    """Return a path of the command line as an absolute one."""
     return Path(path).absolute()
 
 
@@ -136,7 +142,7 @@ def quoted(path: Path) -> str:
 
 
 def as_row(outcome: Outcome) -> dict[str, Any]:
-    """Make the row of one seed; None where there is no value."""
+    """Return the row of one seed; None where there is no value."""
     summary, first, final = outcome.summary, outcome.first_lap, outcome.epochs[-1] if outcome.epochs else {}
     counters = summary or final
     return {
@@ -158,7 +164,7 @@ def as_row(outcome: Outcome) -> dict[str, Any]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the rows as Markdown."""
+    """Return the rows as a Markdown table."""
     columns = (
         "seed", "wall time", "updates", "env steps", "best epoch", "lap share det", "lap share stoch",
         "laps finished", "lap time", "× bound", "first lap", "after", "last lap share", "end",
@@ -166,14 +172,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     cells = [
         (
             str(row["seed"]),
-            duration(row["wall_s"]),
+            format_duration(row["wall_s"]),
             *(number(row[key], "{:,}") for key in ("updates", "env_steps", "best_epoch")),
             *(with_spread(row, f"lap_share_{policy}") for policy in ("det", "stoch")),
             number(row["laps_det"], "{:.0%}"),
             number(row["lap_time_det"], "{:.2f} s"),
             number(row["lap_time_ratio_det"]),
             number(row["first_lap_epoch"], "epoch {}"),
-            "-" if row["first_lap_wall_s"] is None else duration(row["first_lap_wall_s"]),
+            "-" if row["first_lap_wall_s"] is None else format_duration(row["first_lap_wall_s"]),
             number(row["last_lap_share_det"]),
             row["failure"] or "finished",
         )
@@ -188,7 +194,7 @@ def with_spread(row: dict[str, Any], key: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train every seed and sum up."""
+    """Train every seed and publish the results."""
     args_parser = parser(__doc__)
     add_run_arguments(args_parser, "learning", seeds=(0, 1, 2))
     args = args_parser.parse_args(arguments)

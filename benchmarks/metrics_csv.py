@@ -1,8 +1,8 @@
-"""Rows of the metrics of several runs as one CSV file, to be kept when the runs are not.
+"""Metrics of several runs as one CSV file, which can be kept when the run folders are deleted.
 
     python benchmarks/metrics_csv.py docs/data/exploration.csv runs/a runs/b
 
-One line for each run and epoch. Values are rounded to five digits; what a run does not have stays empty.
+One line for each run and epoch. Values are rounded to five digits; cells without a value are empty.
 """
 
 import csv

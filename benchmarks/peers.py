@@ -43,8 +43,8 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from app.config.schema import Config
-from app.files import strict_json
-from app.training.evaluation import make_starts
+from app.core.atomic_files import strict_json
+from app.evaluation.episodes import make_starts
 from benchmarks.common import ROOT, compose_config, machine, markdown, number, parser, publish
 from benchmarks.learning import absolute, new_runs_dir, quoted
 from benchmarks.peers_laps import READY, LapRun, Limits, laps_table, run_until_lap, summarize, summary_table
@@ -57,8 +57,7 @@ INTERVAL, STARTS = 500, 10  # updates between two evaluations; deterministic sta
 SCHEDULE = (
     "logger=quiet",
     "training.epochs=10000",
-    "training.rounds=1",
-    f"training.steps={INTERVAL}",
+    f"training.updates_per_epoch={INTERVAL}",
     f"training.eval_episodes={STARTS}",
     "training.eval_episodes_stochastic=1",
     "training.eval_episodes_other=0",

@@ -1,9 +1,8 @@
-"""The simulator for agents of other libraries: a Gymnasium environment with one scaled vector, and its evaluation.
+"""The simulator for agents of other libraries: its observation is one scaled vector. Also their evaluation.
 
-Imports the simulator alone, which needs NumPy, OpenCV, Gymnasium and pydantic, but neither torch nor Hydra.
+Imports NumPy, OpenCV, Gymnasium and pydantic, but neither torch nor Hydra.
 """
 
-import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,35 +11,37 @@ import numpy as np
 from gymnasium.spaces import Box
 from pydantic import TypeAdapter
 
-from app.config.schema import SimConfig
-from app.envs.sim import TrackSim
+from app.config.schema_env import SimConfig
+from app.envs.driving.sim_env import SimEnv
 from app.envs.spec import ObservationSpec
+from app.evaluation.episodes import Start, run_episodes
+from app.evaluation.results import Evaluation
 
 
 class VectorSim(gymnasium.ObservationWrapper):
-    """The simulator with ``floats`` as its only observation, scaled to order 1 as app/models/inputs.py scales it.
+    """The simulator with ``floats`` as its only observation, scaled to order 1 as app/models/trunk.py scales it.
 
-    The history window stays in the simulator, which builds it for every agent alike, and is left out here.
+    The simulator builds the history window all the same, so that its steps cost every agent the same time.
 
     Args:
-        config: The section ``env`` of a composed configuration, as plain values.
-        seed: Seeds the draws of tracks and starts.
+        env_config: The section ``env`` of a composed configuration, as plain values.
+        seed: Seed of the draws of tracks and starts.
     """
 
-    def __init__(self, config: dict[str, Any], seed: int):
-        cfg = TypeAdapter(SimConfig).validate_python(config)
-        sim = TrackSim(cfg, cfg.train_tracks, seed)
+    def __init__(self, env_config: dict[str, Any], seed: int):
+        config = TypeAdapter(SimConfig).validate_python(env_config)
+        sim = SimEnv(config, config.train_tracks, seed)
         super().__init__(sim)
-        self._gain = floats_gain(sim.spec_)
-        self.observation_space = Box(-np.inf, np.inf, self._gain.shape, np.float32)
+        self._factors = scale_factors(sim.observation_spec)
+        self.observation_space = Box(-np.inf, np.inf, self._factors.shape, np.float32)
 
     def observation(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        """Scale the floats (F,)."""
-        return observation["floats"] * self._gain
+        """Return the scaled floats ``(float_dim,)`` float32."""
+        return observation["floats"] * self._factors
 
 
-def floats_gain(spec: ObservationSpec) -> np.ndarray:
-    """Return the factors (F,) that bring every sensor to order 1 and leave past actions as they are."""
+def scale_factors(spec: ObservationSpec) -> np.ndarray:
+    """Return factors ``(float_dim,)`` that bring every sensor to order 1 and leave past actions as they are."""
     history = np.ones(spec.action_history * spec.action_dim, np.float32)
     return 1 / np.concatenate([np.array(spec.sensor_scale, np.float32), history])
 
@@ -55,19 +56,10 @@ def evaluate(
         envs: One environment for every start.
         starts: Track, share of the lap and seed of every start.
     """
-    observations, ends = [], [{} for _ in starts]
-    for env, (track, position, seed) in zip(envs, starts, strict=True):
-        observations.append(env.reset(seed=int(seed), options={"track": int(track), "start": position})[0])
-    running = list(range(len(starts)))
-    while running:
-        actions = act(np.stack([observations[i] for i in running]))
-        for i, action in zip(list(running), actions, strict=True):
-            observations[i], _, terminated, truncated, ends[i] = envs[i].step(action)
-            if terminated or truncated:
-                running.remove(i)
-    times = [end["lap_time"] for end in ends if end["outcome"] == "lap"]
-    return {
-        "laps_det": len(times) / len(ends),
-        "lap_share_det": statistics.fmean(end["lap_share"] for end in ends),
-        **({"lap_time_det": statistics.fmean(times)} if times else {}),
-    }
+    driven = run_episodes(
+        envs,
+        [Start(int(track), position, int(seed)) for track, position, seed in starts],
+        lambda _, observations: act(np.stack(observations)),
+    )
+    metrics = Evaluation(tuple(driven), ()).metrics()
+    return {name: metrics[name] for name in ("laps_det", "lap_share_det", "lap_time_det") if name in metrics}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from app.reporting.formatting import duration
+from app.core.console import format_duration
 from benchmarks.common import ROOT, markdown, number
 from benchmarks.learning import last_lines
 
@@ -23,7 +23,7 @@ MEDIANS = ("start_cpu_s", "cpu_s_after_start", "updates_full", "env_steps_full")
 
 
 class Limits(NamedTuple):
-    """When a training is ended."""
+    """Limits that end a training."""
 
     cpu_s: float  # CPU seconds, unless it is done before
     hold: int  # evaluations after the first full one
@@ -212,7 +212,7 @@ def laps_table(rows: Sequence[Mapping[str, Any]]) -> str:
             str(row["evaluations"]),
             *(number(row[key], "{:.0%}") for key in ("best_laps", "held")),
             number(row["cpu_s"], "{:.1f}"),
-            duration(row["wall_s"]),
+            format_duration(row["wall_s"]),
             number(row["load"], "{:.1f}"),
             row["failure"] or "done",
         )

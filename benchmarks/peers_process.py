@@ -31,10 +31,10 @@ FOREVER = 10**9  # environment steps
 
 
 def make_agent(request: dict[str, Any]) -> OffPolicyAlgorithm:
-    """Build the agent on one thread; its attribute ``updates`` counts what it has learned from."""
+    """Build the agent on one thread; its attribute ``updates`` counts its updates."""
     torch.set_num_threads(1)
     if request["library"] == "sbx":
-        from sbx import SAC  # takes seconds, which the other library need not wait for
+        from sbx import SAC  # takes seconds, and the other library does not need it
     else:
         from stable_baselines3 import SAC
 
@@ -50,9 +50,9 @@ def make_agent(request: dict[str, Any]) -> OffPolicyAlgorithm:
 
 
 def time_updates(request: dict[str, Any]) -> None:
-    """Do as many updates as every line of standard input says."""
+    """Do the number of updates that each line of standard input contains, and answer with the CPU seconds."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # output of the libraries must not be taken for an answer
     agent = make_agent(request)
     agent.learn(request["steps"], log_interval=None)
     _answer(answers, {"versions": versions()})
@@ -69,7 +69,7 @@ def _answer(answers: Any, answer: dict[str, Any]) -> None:
 
 
 def train(request: dict[str, Any]) -> None:
-    """Train until somebody ends this process."""
+    """Train until this process is ended."""
     folder = Path(request["folder"])
     agent = make_agent(request)
     callback = EvaluateRegularly(request, folder / "metrics.jsonl")
@@ -81,8 +81,8 @@ class EvaluateRegularly(BaseCallback):
     """Evaluates after every ``interval`` updates and appends a line of metrics.
 
     Args:
-        request: of this process.
-        path: of the metrics.
+        request: Request to this process.
+        path: File of the metrics.
     """
 
     def __init__(self, request: dict[str, Any], path: Path):
@@ -103,7 +103,7 @@ class EvaluateRegularly(BaseCallback):
 
 
 def versions() -> dict[str, str]:
-    """Return what the numbers were measured with."""
+    """Return the versions of the packages that decide the numbers."""
     return {name: version(name) for name in ("stable-baselines3", "sbx-rl", "jax", "torch", "gymnasium", "numpy")}
 
 

@@ -2,10 +2,10 @@
 
     python benchmarks/replay.py [--out replay.json]
 
-A batch is what an update can take: our networks take uint8 images and scale them on the device, tmrl's come
-as float32; "ours, as float" adds that conversion for both observations. Ours also carries a context window
-and the rewards ahead, which tmrl's memory has not. They take turns, so that a busy machine slows all.
-Bytes per step are what tracemalloc sees held after a memory is filled, frames and Python objects included.
+The batches are those of an update: our networks take uint8 images and scale them on the device, tmrl's images are
+float32; "ours, as float" adds that conversion for both observations. Our batches also contain a context window and
+future rewards, which tmrl's memory does not have. The memories take turns, so that a busy machine slows all of them
+alike. Bytes per step are the memory that tracemalloc counts after filling, Python objects included.
 """
 
 import os
@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from app.config.schema import ReplayConfig
+from app.core.tmrl_api import Buffer, TorchMemory
 from app.envs.spec import ObservationSpec
-from app.replay.memory import ReplayMemory
+from app.replay.buffer import ReplayMemory
 from app.replay.storage import MemoryStorage
-from app.tmrl_api import Buffer, TorchMemory
 from benchmarks.common import machine, markdown, parser, publish, take_turns
 from benchmarks.tmrl_peer import MemoryTMFull, get_local_buffer_sample_tm20_imgs
 
@@ -58,19 +58,19 @@ def stream(rows: int) -> Iterator[list[tuple[Any, ...]]]:
 
 
 def as_ours(act: Any, sensors: Any, frame: Any, reward: float, terminated: bool) -> tuple[Any, ...]:
-    """Make the step that ``SampleCompressor`` would have made."""
+    """Return the step as ``SampleCompressor`` would."""
     return act, {"sensors": sensors, "frame": frame}, reward, terminated, False, {}
 
 
 def as_tmrl(act: Any, sensors: Any, frame: Any, reward: float, terminated: bool) -> tuple[Any, ...]:
-    """Make tmrl's step with tmrl's own compressor; a reset of the game carries the default action."""
+    """Return the step of tmrl's own compressor; a reset of the game carries the default action."""
     obs = (sensors[:1].copy(), sensors[1:2].copy(), sensors[2:3].copy(), frame[None] / np.float32(256))
     default = np.zeros(ACTION, np.float32)
     return get_local_buffer_sample_tm20_imgs(default if act is None else act, obs, reward, terminated, False, {})
 
 
 def fill(memory: TorchMemory, as_step: Callable[..., tuple[Any, ...]], rows: int) -> None:
-    """Append the whole stream, a buffer at a time."""
+    """Append the whole stream to a memory, one buffer at a time."""
     for chunk in stream(rows):
         buffer = Buffer()
         buffer.memory = [as_step(*step) for step in chunk]
@@ -80,7 +80,7 @@ def fill(memory: TorchMemory, as_step: Callable[..., tuple[Any, ...]], rows: int
 def filled(
     make: Callable[[], TorchMemory], as_step: Callable[..., tuple[Any, ...]], rows: int
 ) -> tuple[TorchMemory, float]:
-    """Return a full memory and the bytes that it holds per step."""
+    """Return a full memory and its bytes per step."""
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     memory = make()
@@ -91,7 +91,7 @@ def filled(
 
 
 def as_floats(memory: ReplayMemory) -> None:
-    """Sample and convert the images as the networks will."""
+    """Sample a batch and convert its images as the networks do."""
     batch = memory.sample()
     for obs in (batch.obs, batch.next_obs):
         obs["images"].float().mul_(1 / 255)
@@ -103,7 +103,7 @@ def measure(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
     Returns:
         Per candidate p50_ms, p90_ms and bytes_per_step, and the ratios tmrl / ours.
     """
-    cfg = ReplayConfig(capacity=rows, batch_size=batch_size, recent_share=0.0, recent_rows=1, keep=True)
+    cfg = ReplayConfig(capacity=rows, batch_size=batch_size, recent_share=0.0, recent_rows=1, keep_after_trial=True)
     ours, our_bytes = filled(
         lambda: ReplayMemory(SPEC, cfg, 1, 0.99, (1, 3, 5), 1, "cpu", seed=0, storage=MemoryStorage()), as_ours, rows
     )
@@ -130,7 +130,7 @@ def measure(rows: int, batch_size: int, repeats: int) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """Return the report for a person."""
+    """Return the report as a Markdown table."""
     columns = ("rows", "memory", "p50 ms", "p90 ms", "times faster", "bytes per step")
     cells = [
         (
@@ -150,11 +150,13 @@ def table(report: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the benchmark: JSON on standard output, the table on standard error."""
+    """Run the benchmark."""
     args_parser = parser(__doc__)
-    args_parser.add_argument("--rows", type=int, nargs="+", default=[20_000, 100_000], help="sizes of the replay")
-    args_parser.add_argument("--batch", type=int, default=256)
-    args_parser.add_argument("--repeats", type=int, default=100)
+    args_parser.add_argument(
+        "--rows", type=int, nargs="+", default=[20_000, 100_000], help="sizes of the replay, in steps"
+    )
+    args_parser.add_argument("--batch", type=int, default=256, help="rows of a batch")
+    args_parser.add_argument("--repeats", type=int, default=100, help="timed batches of each memory")
     args_parser.add_argument("--threads", type=int, default=os.cpu_count(), help="PyTorch threads")
     args = args_parser.parse_args(arguments)
     torch.set_num_threads(args.threads)

@@ -1,4 +1,4 @@
-"""What ``sweep.py`` measures in its own process: the cost of a trial beside its training, and of a study's results."""
+"""Costs that ``sweep.py`` measures in its own process: of a trial beside its training, and of a study's results."""
 
 import contextlib
 import io
@@ -23,19 +23,19 @@ from rich.console import Console
 
 from app.config.load import load
 from app.config.schema import Config
-from app.runs.folder import RunFolder
-from app.sweep import trial as job
-from app.sweep.attributes import END, EPOCHS, FOLDER
-from app.sweep.find import find_study
-from app.sweep.pruner import make_pruner
-from app.sweep.results import write_results
-from app.training.stop import StopRequest
+from app.runs.run_folder import RunFolder
+from app.sweep import trial as trial_module
+from app.sweep.report.writer import write_results
+from app.sweep.study_folder import find_study
+from app.sweep.study_store import END, EPOCHS, FOLDER
+from app.sweep.trial import make_pruner
+from app.training.stop import StopKind, StopReason, StopRequest
 from benchmarks.common import ROOT
 
 STUDY = "bench"
 SHORT = ("env=sim_lidar", "training=smoke", "logger=quiet", "threads=1")
-TRAIN, REPORT, SUGGEST, TELL = "train", "report the scores", "suggest, note, enrol", "conclude, tell"
-# What a trial does one after the other. Reports are made while it trains; all else stands beside the training.
+TRAIN, REPORT, SUGGEST, TELL = "train", "report the scores", "suggest, assign", "record the result, tell"
+# Parts of a trial, in their order, with their functions. Reports are made during the training, all else beside it.
 PARTS = {
     "ask": ("optuna.Study.ask",),
     SUGGEST: ("hydra_plugins.hydra_optuna_sweeper._impl.OptunaSweeperImpl._configure_trials",),
@@ -43,61 +43,61 @@ PARTS = {
     "validate": ("app.config.load.load",),
     "find the trial": ("app.sweep.trial.StudyTrial.find",),
     "set up, open the folder": ("app.sweep.trial.set_up", "app.sweep.trial.RunFolder.open"),
-    TRAIN: ("app.sweep.trial.run_in",),
-    REPORT: ("app.sweep.trial.StudyTrial.report", "app.sweep.trial.StudyTrial.verdict"),
+    TRAIN: ("app.sweep.trial.train_in_folder",),
+    REPORT: ("app.sweep.trial.StudyTrial.report", "app.sweep.trial.StudyTrial.stop_reason"),
     "clear the replay": ("app.sweep.trial.remove",),
-    TELL: ("app.sweep.trial.StudyTrial.conclude", "optuna.Study.tell"),
+    TELL: ("app.sweep.trial.StudyTrial.record_result", "optuna.Study.tell"),
 }
-PARTS_OF_PLAIN = (  # where plain Optuna does the same
+PARTS_OF_PLAIN = (  # the same parts in plain Optuna
     (SUGGEST, "optuna.Trial._suggest"),
-    (REPORT, "benchmarks.sweep_costs.Plain.report"),
-    (REPORT, "benchmarks.sweep_costs.Plain.verdict"),
+    (REPORT, "benchmarks.sweep_costs.PlainTrial.report"),
+    (REPORT, "benchmarks.sweep_costs.PlainTrial.stop_reason"),
     (TELL, "optuna.study._optimize._tell_with_warning"),
 )
-ASK = next(iter(PARTS))  # a trial begins with it
+ASK = next(iter(PARTS))  # first part of a trial
 REPEATS = 5  # of writing the results
-EPOCHS_OF_COPY = 10  # that a trial of a large study reports
+EPOCHS_OF_COPY = 10  # reported by each trial of a large study
 
 
 class Span(NamedTuple):
-    """One call of a part, in seconds of one clock."""
+    """One call of a part: start and end in seconds of one clock."""
 
     part: str
-    began: float
-    ended: float
+    start: float
+    end: float
 
 
-class Plain:
-    """A watcher that does with plain Optuna what a trial of a sweep does."""
+class PlainTrial:
+    """Epoch callback that reports to plain Optuna as a trial of a sweep does."""
 
     def __init__(self, trial: optuna.Trial):
         self._trial = trial
 
     def report(self, epoch: int, score: float) -> None:
-        """Tell the study the score after an epoch."""
+        """Report the score after an epoch to the study."""
         self._trial.report(score, epoch)
 
-    def verdict(self) -> str:
-        """Return why the trial should end now, "" if it should not."""
-        return job.PRUNED if self._trial.should_prune() else ""
+    def stop_reason(self) -> StopReason | None:
+        """Return the reason to end the trial now, or None."""
+        return StopReason(StopKind.PRUNED) if self._trial.should_prune() else None
 
 
 @contextlib.contextmanager
 def timed(*more: tuple[str, str]) -> Iterator[list[Span]]:
-    """Have every part in this process note when it is called; yields the list that they note it in.
+    """Measure every call of a part in this process; yields the list to which each call is added.
 
     Args:
-        more: further functions, each as its part and its place.
+        more: Further functions, each as its part and its dotted name.
     """
     spans: list[Span] = []
-    places = [(part, place) for part, all_of_it in PARTS.items() for place in all_of_it]
+    functions = [(part, name) for part, names in PARTS.items() for name in names]
     with contextlib.ExitStack() as stack:
-        for part, place in [*places, *more]:
-            stack.enter_context(mock.patch(place, _noting(part, pkgutil.resolve_name(place), spans)))
+        for part, name in [*functions, *more]:
+            stack.enter_context(mock.patch(name, _measured(part, pkgutil.resolve_name(name), spans)))
         yield spans
 
 
-def _noting(part: str, function: Callable[..., Any], spans: list[Span]) -> Callable[..., Any]:
+def _measured(part: str, function: Callable[..., Any], spans: list[Span]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
         try:
@@ -109,25 +109,25 @@ def _noting(part: str, function: Callable[..., Any], spans: list[Span]) -> Calla
 
 
 def split(spans: Sequence[Span]) -> list[dict[str, float]]:
-    """Return the seconds of each trial beside its training: of every part, of what no part is, and in all.
+    """Return the seconds of each trial beside its training: of every part, of the rest, and in all.
 
     Args:
-        spans: of trials that ran one after the other; the last ends with its last span.
+        spans: Calls in trials that ran one after the other; the last trial ends with its last call.
     """
-    begins = sorted(span.began for span in spans if span.part == ASK)
-    bounds = [*begins, max(span.ended for span in spans)]
+    begins = sorted(span.start for span in spans if span.part == ASK)
+    bounds = [*begins, max(span.end for span in spans)]
     trials = []
     for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
         parts = dict.fromkeys(PARTS, 0.0)
         for span in spans:
-            if begin <= span.began < end:
-                parts[span.part] += span.ended - span.began
+            if begin <= span.start < end:
+                parts[span.part] += span.end - span.start
         in_all = end - begin - parts.pop(TRAIN) + parts[REPORT]
         trials.append({**parts, "the rest": in_all - sum(parts.values()), "in all": in_all})
     return trials
 
 
-def summed_up(trials: Sequence[dict[str, float]]) -> dict[str, Any]:
+def summarize(trials: Sequence[dict[str, float]]) -> dict[str, Any]:
     """Return median and maximum of the seconds per trial, and the median of each part; None for one never called."""
     medians = {part: statistics.median(trial[part] for trial in trials) or None for part in trials[0]}
     in_all = medians.pop("in all")
@@ -140,10 +140,10 @@ def summed_up(trials: Sequence[dict[str, float]]) -> dict[str, Any]:
 
 
 def sweep_here(base: Path, trials: int, *overrides: str) -> None:
-    """Run the command of a sweep of tiny trials in this process, until the study has so many.
+    """Run the command of a sweep of tiny trials in this process, until the study has that many.
 
     Raises:
-        SystemExit: it failed.
+        SystemExit: The sweep failed.
     """
     command = ["-m", "hydra/sweeper=optuna", f"hydra.sweeper.study_name={STUDY}", f"sweeps_dir='{base}'"]
     arguments = ["app/train.py", *command, f"hydra.sweeper.n_trials={trials}", *SHORT, *overrides]
@@ -155,22 +155,22 @@ def sweep_here(base: Path, trials: int, *overrides: str) -> None:
                 raise
 
 
-def complete(base: Path, wanted: int) -> list[FrozenTrial]:
-    """Return the trials of the study; they must be as many as wanted, each with a score.
+def finished_trials(base: Path, wanted: int) -> list[FrozenTrial]:
+    """Return the trials of the study, after a check of their number and states.
 
     Raises:
-        SystemExit: they are not, and a figure about them would be wrong.
+        SystemExit: The study has not exactly the wanted number of finished trials, so a figure would be wrong.
     """
     study = find_study(base, STUDY, None)[1]
-    begun = [trial for trial in study.get_trials(deepcopy=False) if trial.state is not TrialState.WAITING]
-    states = [trial.state.name for trial in begun]
+    started = [trial for trial in study.get_trials(deepcopy=False) if trial.state is not TrialState.WAITING]
+    states = [trial.state.name for trial in started]
     if states != [TrialState.COMPLETE.name] * wanted:
         raise SystemExit(f"the sweep was to finish {wanted} trials; they are {', '.join(states) or 'none'}.")
-    return begun
+    return started
 
 
 def overhead(trials: int) -> dict[str, Any]:
-    """Measure what a trial costs beside its training, in a sweep as the command runs it and in plain Optuna.
+    """Measure the cost of a trial beside its training, in a sweep of the real command and in plain Optuna.
 
     Both search all dimensions of ``sweep=optuna`` in an SQLite file with the same sampler and pruner, and run the same
     function; plain Optuna trains one configuration, in a run folder per trial, without Hydra.
@@ -179,11 +179,11 @@ def overhead(trials: int) -> dict[str, Any]:
         base = Path(name)
         with timed() as spans:
             sweep_here(base, trials)
-        begun = complete(base, trials)
-        ours = summed_up(split(spans))
+        trials_of_sweep = finished_trials(base, trials)
+        ours = summarize(split(spans))
         with timed(*PARTS_OF_PLAIN) as spans:
-            optimize(base, trials, begun[0])
-        return {"ours": ours, "plain_optuna": summed_up(split(spans))}
+            optimize(base, trials, trials_of_sweep[0])
+        return {"ours": ours, "plain_optuna": summarize(split(spans))}
 
 
 def optimize(base: Path, trials: int, like: FrozenTrial) -> None:
@@ -199,10 +199,13 @@ def optimize(base: Path, trials: int, like: FrozenTrial) -> None:
     def objective(trial: optuna.Trial) -> float:
         for name, distribution in like.distributions.items():
             trial._suggest(name, distribution)  # as Hydra's sweeper does
-        mine = replace(config, run_name=f"plain{trial.number}")
-        setup = job.set_up(mine)
-        with StopRequest() as stop, RunFolder.open(mine) as folder:
-            return job.run_in(folder, mine, setup, Console(quiet=True), stop, [Plain(trial)]).objective
+        own = replace(config, run_name=f"plain{trial.number}")
+        setup = trial_module.set_up(own)
+        with StopRequest() as stop, RunFolder.open(own) as folder:
+            result = trial_module.train_in_folder(
+                folder, own, setup, Console(quiet=True), stop, callbacks=[PlainTrial(trial)]
+            )
+            return result.objective
 
     study.optimize(objective, n_trials=trials)
 
@@ -214,13 +217,13 @@ def short_config(base: Path) -> Config:
 
 
 def results(trials: int) -> dict[str, Any]:
-    """Measure what it costs to write the results of a study of so many trials, each with its folder and its epochs."""
+    """Measure the cost of writing the results of a study of so many trials, each with its run folder and its epochs."""
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
         sweep_here(base, 1)
         folder, study = find_study(base, STUDY, None)
         multiply(folder.trials, study, trials)
-        complete(base, trials)
+        finished_trials(base, trials)
         taken = []
         for _ in range(REPEATS):
             began = time.perf_counter()
@@ -233,12 +236,12 @@ def results(trials: int) -> dict[str, Any]:
 
 
 def multiply(folder: Path, study: optuna.Study, wanted: int) -> None:
-    """Add trials like the first to a study until it has so many: random in all that is searched, folders included.
+    """Add copies of the first trial to a study, with random parameters and with run folders of their own.
 
     Args:
-        folder: ``trials/`` of the study.
-        study: with one trial.
-        wanted: trials in the end.
+        folder: Folder ``trials/`` of the study.
+        study: Study with one trial.
+        wanted: Number of trials in the end.
     """
     first = study.get_trials(deepcopy=False)[0]
     random = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0), direction="maximize")

@@ -1,6 +1,6 @@
-"""The parts of tmrl that the benchmarks compare with; only ``app.tmrl_api`` knows how to import tmrl."""
+"""Parts of tmrl that the benchmarks compare with."""
 
-from app import tmrl_api  # noqa: F401  imports tmrl without its side effects
+from app.core import tmrl_api  # noqa: F401  imports tmrl without its side effects
 
 # isort: split
 import tmrl.config.config_constants as tmrl_constants
@@ -9,7 +9,7 @@ from tmrl.custom.custom_memories import MemoryTMFull, get_local_buffer_sample_tm
 from tmrl.custom.custom_models import VanillaCNNActorCritic
 from tmrl.networking import dump_run_instance, load_run_instance
 
-# tmrl's CNN and memory read their sizes here; whatever a user's own TmrlData says, these are compared with.
+# tmrl's CNN and memory read their sizes here; a user's own TmrlData must not change them.
 tmrl_constants.IMG_WIDTH = tmrl_constants.IMG_HEIGHT = 64
 tmrl_constants.IMG_HIST_LEN, tmrl_constants.DEBUG_MODE = 4, False
 

@@ -1,11 +1,11 @@
-"""CPU time of one update and one act beside another version of this project, in turns within one run.
+"""CPU time of one update and of one action, compared with another version of this project.
 
     git worktree add ../before 5f8e550
     python benchmarks/update_cost.py --before ../before [--rounds 30] [--out file.json]
 
-Each version runs in a process of its own with one thread, on a batch of the simulator's transitions, with its own
-defaults: `model=droq_contextual` with and without images, batch 64. CPU seconds of the process are counted, not wall
-time, and the versions take turns, so that a busy machine slows both alike.
+Each version runs in its own process with one thread, on a batch of 64 transitions of the simulator and with its own
+defaults: `model=droq_contextual`, with and without images. CPU seconds of the process are measured, not wall time, and
+the versions take turns, so that a busy machine slows both alike.
 """
 
 import subprocess
@@ -40,7 +40,12 @@ for line in sys.stdin:
 
 
 class Version:
-    """A checkout of the project that updates and acts on demand, in a process of its own."""
+    """Process of one checkout of the project, which updates and acts on request.
+
+    Args:
+        folder: Root of the checkout.
+        task: Value of ``env=…``.
+    """
 
     def __init__(self, folder: Path, task: str):
         command = [sys.executable, "-c", _CHILD, task]
@@ -48,19 +53,19 @@ class Version:
             command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
 
-    def milliseconds(self, what: str, count: int) -> float:
-        """Do something ``count`` times; returns CPU milliseconds of one."""
-        print(what, count, file=self._process.stdin, flush=True)
+    def milliseconds(self, task: str, count: int) -> float:
+        """Do ``count`` updates or actions, and return the CPU milliseconds of one."""
+        print(task, count, file=self._process.stdin, flush=True)
         return float(self._process.stdout.readline())
 
     def close(self) -> None:
-        """End the process."""
+        """Stop the process."""
         self._process.stdin.close()
         self._process.wait()
 
 
 def compare(before: Path, task: str, rounds: int) -> list[dict[str, Any]]:
-    """Return a row for the update and one for the act."""
+    """Measure both versions; return a row for the update and one for the action."""
     versions = {"before": Version(before, task), "now": Version(ROOT, task)}
     taken = {(what, name): [] for what in ("update", "act") for name in versions}
     for turn in range(-2, rounds):
@@ -83,11 +88,11 @@ def _row(what: str, before: Sequence[float], now: Sequence[float]) -> dict[str, 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the benchmark."""
     args_parser = parser(__doc__)
-    args_parser.add_argument("--before", type=Path, required=True, help="a checkout of the version to compare with")
+    args_parser.add_argument("--before", type=Path, required=True, help="checkout of the version to compare with")
     args_parser.add_argument("--rounds", type=int, default=30)
     args = args_parser.parse_args(arguments)
     if not (args.before / "benchmarks" / "speed.py").is_file():
-        args_parser.error(f"--before {args.before}: is no checkout of this project")
+        args_parser.error(f"--before {args.before}: is not a checkout of this project")
     rows = [{"task": name, **row} for name, task in TASKS.items() for row in compare(args.before, task, args.rounds)]
     cells = [
         (row["task"], row["what"], *(number(row[key]) for key in ("before_ms", "now_ms", "ratio"))) for row in rows

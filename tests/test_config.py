@@ -1,6 +1,9 @@
+"""The configuration: composition, agreement of YAML and schema, refused values, and the command line."""
+
 import dataclasses
 import os
 import pickle
+import re
 import subprocess
 import sys
 
@@ -8,22 +11,17 @@ import pytest
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from app.config import checks, schema
+from app.config import rules, schema, schema_commands, schema_env
 from app.config.describe import known_keys
 from app.config.load import ConfigError, load
+from app.config.renamed_keys import RENAMED_KEYS, renaming
 from app.config.schema import Config
-from app.tmrl_api import TorchTrainingOffline
-from tests.make import CONF, OPTIONS, with_company
+from app.core.tmrl_api import TorchTrainingOffline
+from tests.helpers.make import CONF, OPTIONS, raw, with_requirements
 
 ROOT = CONF.parent
-FAULTS = ["norm=batch", "encoder.dropout=0.1", "actor.detach=false", "log_std_min=-2"]
-
-
-def raw(*overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONF)):
-        return hydra_compose("config", list(overrides))
 
 
 def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -33,7 +31,7 @@ def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def switches(config: Config) -> tuple[str, float, bool, float]:
-    """The four switches of the faults 1 to 5."""
+    """The settings of the faults 1 to 5."""
     return config.norm.kind, config.encoder.dropout, config.actor.detach, config.actor.log_std_min
 
 
@@ -42,7 +40,7 @@ def switches(config: Config) -> tuple[str, float, bool, float]:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_of_every_group_composes(compose, option):
-    assert isinstance(compose(*with_company(option)), Config)
+    assert isinstance(compose(*with_requirements(option)), Config)
 
 
 @pytest.mark.parametrize("model", ["droq_contextual", "droq", "shared_backbone", "mlp"])
@@ -55,57 +53,39 @@ def test_every_model_composes_on_every_environment_it_fits(compose, model, env):
         assert compose(f"model={model}", f"env={env}").model.name == model
 
 
-def test_the_defaults_are_the_repaired_agent(compose):
+def test_default_is_the_repaired_agent_without_warnings(compose):
     assert switches(compose()) == ("group", 0.0, True, -20)
-    assert not checks.warnings(compose())
+    assert not rules.warnings(compose())
 
 
-@pytest.mark.parametrize("index", range(4))
-def test_every_fault_is_one_switch(compose, index):
-    broken = switches(compose(FAULTS[index]))
-    fixed = switches(compose())
-    assert [a != b for a, b in zip(broken, fixed, strict=True)] == [i == index for i in range(4)]
-
-
-def test_all_switches_together_are_the_collapse_experiment(compose):
-    assert compose(*FAULTS) == compose("experiment=collapse")
-
-
-@pytest.mark.parametrize(
-    ("experiment", "repaired"), [("fix_norm", 0), ("fix_dropout", 1), ("fix_detach", 2), ("fix_log_std", 3)]
-)
-def test_every_fix_experiment_repairs_one_fault(compose, experiment, repaired):
-    others = [fault for index, fault in enumerate(FAULTS) if index != repaired]
-    assert compose(f"experiment={experiment}") == compose(*others)
-
-
-def test_the_command_line_wins_over_experiment_and_model(compose):
+def test_command_line_wins_over_experiment_and_model(compose):
     config = compose("experiment=collapse", "norm=layer", "log_std_min=-3", "model=droq", "critic=plain")
     assert switches(config) == ("layer", 0.1, False, -3)
     assert not config.critic.layer_norm
 
 
-def test_a_model_picks_its_heads_and_agent(compose):
+def test_model_chooses_its_heads_agent_and_replay(compose):
     assert compose("model=droq").critic.hidden_dim == 384
     assert compose("model=mlp", "env=gym").agent.polyak == compose("agent=sac").agent.polyak
     assert compose("model=mlp", "env=gym").replay == compose("replay=sac").replay
 
 
-def test_sim_lidar_differs_from_sim_in_the_images_alone(compose):
+def test_sim_lidar_differs_from_sim_only_in_the_images(compose):
     sim, lidar = compose("env=sim").env, compose("env=sim_lidar").env
     assert dataclasses.replace(sim, name="sim_lidar", images=False) == lidar
 
 
-def test_the_run_is_named_after_what_it_is(compose):
+def test_run_name_consists_of_model_environment_and_seed(compose):
     assert compose("model=mlp", "env=gym", "seed=3").run_name == "mlp-Pendulum-v1-seed3"
 
 
 # --- YAML and schema agree -------------------------------------------------------------------------------
 
 
-def test_python_holds_no_default():
-    sections = [value for value in vars(schema).values() if dataclasses.is_dataclass(value)]
-    assert len(sections) > 10
+def test_schema_has_no_defaults():
+    modules = (schema, schema_env, schema_commands)
+    sections = {value for module in modules for value in vars(module).values() if dataclasses.is_dataclass(value)}
+    assert len(sections) > 30
     for field in [field for section in sections for field in dataclasses.fields(section)]:
         assert field.default is dataclasses.MISSING is field.default_factory, field.name
 
@@ -123,25 +103,43 @@ def test_every_yaml_key_is_a_field_and_every_field_a_yaml_key(compose, env):
     assert composed <= set(known_keys(Config))
 
 
+@pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}={path.stem}")
+def test_option_states_no_value_that_it_inherits(path):
+    option = yaml.safe_load(path.read_text("utf-8")) or {}
+    parents = [name for name in option.pop("defaults", []) if isinstance(name, str) and name != "_self_"]
+    for name in parents:
+        parent = CONF / f"{name.strip('/').removesuffix('@_here_')}.yaml" if name[0] == "/" else path.with_stem(name)
+        inherited = values_of(parent)
+        assert {key for key, value in option.items() if key in inherited and inherited[key] == value} == set()
+
+
+def values_of(path):
+    """The values of an option, inherited ones included."""
+    option = yaml.safe_load(path.read_text("utf-8"))
+    parents = [name for name in option.pop("defaults", []) if isinstance(name, str) and name[0] not in "_/"]
+    return {key: value for name in parents for key, value in values_of(path.with_stem(name)).items()} | option
+
+
+@pytest.mark.parametrize("name", ["config", "doctor", "evaluate", "export", "make_keys", "sweep_report", "validate"])
+def test_commands_write_no_folder_of_hydras(name):
+    with initialize_config_dir(str(CONF)):
+        hydra = hydra_compose(name, return_hydra_config=True).hydra
+    assert (hydra.output_subdir, hydra.run.dir, hydra.job.chdir) == (None, ".", False)
+    assert not hydra.job_logging.root and not hydra.hydra_logging.root
+
+
 def test_every_option_of_a_group_has_the_same_keys():
     for group in sorted({option.partition("=")[0] for option in OPTIONS} - {"env", "experiment", "sweep"}):
         paths = (CONF / group.strip("+")).glob("*.yaml")
-        assert len({frozenset(keys_of(path)) for path in paths}) == 1, group
+        assert len({frozenset(values_of(path)) for path in paths}) == 1, group
 
 
-def keys_of(path):
-    """The keys of an option, inherited ones included."""
-    option = yaml.safe_load(path.read_text("utf-8"))
-    parents = [name for name in option.pop("defaults", []) if isinstance(name, str) and name != "_self_"]
-    return option.keys() | {key for name in parents for key in keys_of(path.with_stem(name))}
-
-
-def test_the_schedule_speaks_the_terms_of_tmrl():
-    fields = {"epochs", "rounds", "steps", "max_training_steps_per_env_step", "start_training"}
+def test_schedule_uses_the_terms_of_tmrl():
+    fields = {"epochs", "max_training_steps_per_env_step", "start_training", "update_model_interval"}
     assert fields <= {field.name for field in dataclasses.fields(TorchTrainingOffline)}
 
 
-def test_the_configuration_is_frozen(compose):
+def test_configuration_is_frozen(compose):
     with pytest.raises(dataclasses.FrozenInstanceError):
         compose().agent.gamma = 0.5
 
@@ -155,7 +153,7 @@ WRONG = [
     (["agent.lr_actor=inf"], "agent.lr_actor = inf: must be a number greater than 0"),
     (["agent.grad_clip=-1"], "agent.grad_clip = -1: must be a number greater than 0 or null"),
     (["agent.betas_critic=[0.9,1]"], "agent.betas_critic = [0.9, 1]: must be a list of 2 numbers at least 0"),
-    (["agent.learn_entropy_coef=maybe"], "agent.learn_entropy_coef = maybe: must be true or false"),
+    (["agent.auto_alpha=maybe"], "agent.auto_alpha = maybe: must be true or false"),
     (["encoder.dropout=1"], "encoder.dropout = 1: must be a number at least 0 and less than 1"),
     (["encoder.dropout=-0.1"], "encoder.dropout = -0.1: must be a number at least 0 and less than 1"),
     (["encoder.heads=5"], "encoder.heads = 5: must divide encoder.stream_dim = 32"),
@@ -190,39 +188,54 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("overrides", "message"), WRONG, ids=[" ".join(case[0]) for case in WRONG])
-def test_a_wrong_value_is_named_with_what_is_allowed(compose, overrides, message):
+def test_wrong_value_is_reported_with_the_allowed_values(compose, overrides, message):
     with pytest.raises(ConfigError) as caught:
         compose(*overrides)
     assert message in str(caught.value)
     assert "\n  " + message in str(caught.value)  # each problem begins its own line
 
 
-def test_all_problems_are_told_at_once(compose):
+def test_all_problems_are_reported_together(compose):
     with pytest.raises(ConfigError) as caught:
         compose("agent.gamma=2", "encoder.dropout=2", "log_std_min=x")
     assert len(caught.value.problems) == 3  # actor.log_std_min only repeats log_std_min
 
 
-def test_a_config_error_survives_the_way_back_from_a_worker_process():
+def test_config_error_can_be_pickled():
     error = pickle.loads(pickle.dumps(ConfigError(["one", "two"])))
     assert error.problems == ("one", "two") and "  one\n  two" in str(error)
 
 
-def test_unwise_values_are_warned_of(compose):
+def test_unwise_values_are_warned_about(compose):
     config = compose(
         "agent.gamma=0.95", "agent.betas_critic=[0.9,0.999]", "training.max_training_steps_per_env_step=20"
     )
-    gamma, betas, updates = checks.warnings(config)
-    assert "agent.gamma = 0.95 looks 20 steps ahead" in gamma
+    gamma, betas, updates = rules.warnings(config)
+    assert "agent.gamma = 0.95: " in gamma and "20 steps at 0.95" in gamma and "Use 0.99 to 0.999." in gamma
     assert "betas_critic" in betas and "max_training_steps_per_env_step = 20" in updates
-    assert not checks.warnings(compose("model=mlp", "env=gym"))
+    assert not rules.warnings(compose("model=mlp", "env=gym"))
 
 
-def test_load_leaves_its_input_alone():
+def test_load_does_not_change_its_input():
     cfg = raw()
     before = OmegaConf.to_yaml(cfg)
     load(cfg)
     assert OmegaConf.to_yaml(cfg) == before
+
+
+@pytest.mark.parametrize("old", RENAMED_KEYS)
+def test_renamed_key_is_refused_with_its_new_name(compose, old):
+    with pytest.raises(ConfigError, match=rf"{re.escape(old)} was renamed: use {RENAMED_KEYS[old]}\b"):
+        compose(f"+{old}=1")
+    keys = set(known_keys(Config))
+    assert old not in keys and RENAMED_KEYS[old] in keys
+
+
+def test_factors_of_a_renamed_key_are_named():
+    assert renaming("training.rounds") == (
+        "training.rounds was renamed: use training.updates_per_epoch = rounds × steps."
+    )
+    assert renaming("agent.gamma") is None
 
 
 # --- the command -----------------------------------------------------------------------------------------
@@ -235,21 +248,22 @@ def test_load_leaves_its_input_alone():
         ("foo=1", "foo: there is no such key."),
         ("+foo=1", "foo: there is no such key."),
         ("log_std_mn=-2", "log_std_mn: there is no such key. Did you mean log_std_min?"),
+        ("agent.alpha_floor=0.1", "agent.alpha_floor was renamed: use agent.alpha_min."),
         ("dropout=0.1", "dropout: there is no such key. Did you mean encoder.dropout or critic.dropout?"),
-        ("env.id=Pendulum-v1", "env.id: there is no such key. Only another option of env has it."),
+        ("env.id=Pendulum-v1", "env.id: there is no such key. It exists only in another option of env."),
         ("norm=grup", "norm = grup: must be one of batch, group, layer, none. Did you mean norm=group?"),
         ("agent=3", "The command line was: agent=3"),
         ("seed=[1", "Error when parsing"),
     ],
 )
-def test_a_mistake_on_the_command_line_is_one_message_and_exit_code_1(argument, message):
+def test_mistake_on_the_command_line_is_one_message_and_exit_code_1(argument, message):
     done = run_command(argument)
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr and not done.stdout
 
 
-def test_a_misspelled_search_space_is_not_ignored():
+def test_misspelt_search_space_is_refused():
     done = run_command("sweep=optuan", "--cfg", "job")
     assert done.returncode == 1
     assert "sweep = optuan: must be one of basic, core, legacy, optuna. Did you mean sweep=optuna?" in done.stderr

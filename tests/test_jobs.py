@@ -1,53 +1,54 @@
-"""Every job of -m has a folder and a share of the machine of its own."""
+"""Jobs of -m: each has a run folder and a share of the cores of its own."""
 
 import re
 from itertools import combinations
 
 from omegaconf import OmegaConf
 
-from app.config import job as job_module
-from app.config.job import Job, TrialJob, as_job, jobs_at_once, own_name
+from app.config import multirun
 from app.config.load import load
-from app.config.schema import LONGEST_NAME, Config
-from tests.make import raw
+from app.config.multirun import Job, TrialJob, config_of_job, count_parallel_jobs, unique_run_name
+from app.config.schema import Config
+from app.config.types import LONGEST_NAME
+from tests.helpers.make import raw
 
 
-def job(*overrides: str, at_once: int = 1, trial: TrialJob | None = None) -> Config:
+def job(*overrides: str, parallel_jobs: int = 1, trial: TrialJob | None = None) -> Config:
     cfg = raw(*overrides)
-    return as_job(load(cfg), cfg, Job(overrides, at_once, trial))
+    return config_of_job(load(cfg), cfg, Job(overrides, parallel_jobs, trial))
 
 
 def job_folder(*overrides: str) -> str:
     return job(*overrides).run_name
 
 
-def test_the_default_run_name_shows_model_env_and_seed_already():
+def test_default_run_name_shows_model_env_and_seed_once():
     assert job_folder("seed=1") == "droq_contextual-sim-seed1"
     assert job_folder("model=droq", "env=sim_lidar", "seed=3") == "droq-sim_lidar-seed3"
     assert job_folder("seed=1", "agent.gamma=0.999") == "droq_contextual-sim-seed1__agent.gamma-0.999"
 
 
-def test_a_given_run_name_shows_what_it_is_composed_of():
+def test_given_run_name_is_extended_by_the_overrides_that_it_does_not_show():
     assert job_folder("run_name=mine", "seed=1", "env=sim_lidar") == "mine__env-sim_lidar__seed-1"
     assert job_folder("run_name='mine-${seed}'", "seed=1", "env=sim_lidar") == "mine-1__env-sim_lidar"
-    # A name that is not the option's tells two options apart no more.
+    # Under a common env.name, the option of env must be in the run name.
     assert job_folder("env=sim_lidar", "env.name=car") != job_folder("env=sim", "env.name=car")
 
 
-def test_what_changes_nothing_that_is_learned_is_no_part_of_the_name():
-    silent = (
+def test_overrides_that_do_not_change_what_is_learned_are_not_in_the_name():
+    ignored = (
         "runs_dir=/a b", "sweeps_dir=c", "device=cpu", "threads=2", "logger=quiet", "logger.video=false",
         "hydra.job.chdir=false", "+restart=clean", "restart.dry_run=False",
     )  # fmt: skip
-    assert own_name("mine", silent) == "mine"
+    assert unique_run_name("mine", ignored) == "mine"
 
 
-def test_the_same_overrides_lead_to_the_same_folder_in_any_order():
+def test_same_overrides_give_the_same_folder_in_any_order():
     overrides = ["agent.gamma=0.99", "training=smoke", "agent.betas_actor=[0.9,0.99]", "+training.init_from='a b'"]
-    assert own_name("mine", overrides) == own_name("mine", reversed(overrides))
+    assert unique_run_name("mine", overrides) == unique_run_name("mine", reversed(overrides))
 
 
-def test_two_sets_of_overrides_never_share_a_folder():
+def test_different_overrides_give_different_folders():
     long = [f"encoder.prediction_weight={number}" for number in (1, 2)]
     sets = [
         [], ["a=1"], ["a=-1"], ["a=1", "b=2"], ["a=1-b-2"], ["a=1__b-2"], ["a=1_"], ["a=[1,2]"], ["a=[[1],2]"],
@@ -55,7 +56,7 @@ def test_two_sets_of_overrides_never_share_a_folder():
         ["~a"], ["a/b=1"], ["a.b=1"], ["a=" + 90 * "x"], ["a=" + 91 * "x"],
         *([*(f"section.key{n}=0.123456" for n in range(9)), weight] for weight in long),
     ]  # fmt: skip
-    names = [own_name(base, overrides) for base in ("mine", "mine2", LONGEST_NAME * "m") for overrides in sets]
+    names = [unique_run_name(base, overrides) for base in ("mine", "mine2", LONGEST_NAME * "m") for overrides in sets]
     for one, other in combinations(names, 2):
         assert one != other
     assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) and len(name) <= LONGEST_NAME for name in names)
@@ -64,20 +65,20 @@ def test_two_sets_of_overrides_never_share_a_folder():
 KEYS = ("agent.gamma", "agent.betas_critic.1", "agent.betas_actor.1", "training.max_training_steps_per_env_step")
 
 
-def test_a_long_name_is_cut_between_overrides_and_ends_in_a_hash():
-    name = own_name("droq-sim-seed0", [f"{key}=0.995" for key in KEYS])
-    start_of_it = "droq-sim-seed0__betas_actor.1-0.995__betas_critic.1-0.995__gamma-0.995__"
-    assert re.fullmatch(re.escape(start_of_it) + "[0-9a-f]{10}", name)
+def test_long_name_is_cut_between_overrides_and_ends_in_a_hash():
+    name = unique_run_name("droq-sim-seed0", [f"{key}=0.995" for key in KEYS])
+    start = "droq-sim-seed0__betas_actor.1-0.995__betas_critic.1-0.995__gamma-0.995__"
+    assert re.fullmatch(re.escape(start) + "[0-9a-f]{10}", name)
 
 
-def test_the_folder_of_a_trial_is_the_affair_of_its_study(tmp_path):
+def test_run_name_of_a_trial_is_unchanged(tmp_path):
     trial = TrialJob(tmp_path, "sqlite://", "host-1-now", 0)
     assert job("agent.gamma=0.99", "seed=1", trial=trial).run_name == "droq_contextual-sim-seed1"
 
 
-def test_jobs_at_once_share_the_cores(monkeypatch):
-    monkeypatch.setattr(job_module, "usable_cores", lambda: 8)
-    assert [job(at_once=n).threads for n in (1, 2, 3, 20)] == [0, 4, 2, 1]  # 0: every core
-    assert job("threads=3", at_once=2).threads == 3
+def test_parallel_jobs_share_the_cores(monkeypatch):
+    monkeypatch.setattr(multirun, "usable_cores", lambda: 8)
+    assert [job(parallel_jobs=n).threads for n in (1, 2, 3, 20)] == [0, 4, 2, 1]  # 0: every core
+    assert job("threads=3", parallel_jobs=2).threads == 3
     launchers = ({}, {"n_jobs": -1}, {"n_jobs": 2})
-    assert [jobs_at_once(OmegaConf.create(launcher)) for launcher in launchers] == [1, 8, 2]
+    assert [count_parallel_jobs(OmegaConf.create(launcher)) for launcher in launchers] == [1, 8, 2]

@@ -1,4 +1,4 @@
-"""Bounds on the lap time: closed forms, orders that must hold, the driver that comes close, and the ratio shown."""
+"""Bounds on the lap time: closed forms, monotonicity, the reference driver, and the ratio that is reported."""
 
 import dataclasses
 import io
@@ -6,31 +6,32 @@ import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
-from app.config.schema import CarConfig, SimConfig
-from app.envs.car import LOCK_SHARE, LOCK_SPEED, Car
-from app.envs.factory import make_env
-from app.envs.lap_bound import centre_line_bound, flying_lap, standing_lap, terminal_speed
-from app.envs.racing_line import centre_line, minimum_curvature_line
-from app.envs.reference_driver import ReferenceDriver, drive_lap
-from app.envs.track import Track, make_track, offset_curve
-from app.network.messages import Result, from_plain, to_plain
-from app.reporting.results import Episode, Evaluation
-from app.reporting.summary import evaluation_table, print_summary
-from app.training.evaluation import Evaluator, Start, episode_of, make_starts
+from app.config.schema_env import CarConfig, SimConfig
+from app.distributed.messages import EvaluationResult, decode_message, encode_message
+from app.envs.driving.car import Car, steer_lock_share
+from app.envs.driving.reference_driver import ReferenceDriver
+from app.envs.env_factory import make_env
+from app.envs.tracks.lap_bound import centre_line_bound, flying_lap, standing_lap, terminal_speed
+from app.envs.tracks.racing_line import centre_line, minimum_curvature_line
+from app.envs.tracks.track import Track, make_track, offset_curve
+from app.evaluation.episodes import Start, make_episode, make_starts
+from app.evaluation.evaluator import LocalEvaluator
+from app.evaluation.reference_lap import drive_reference_lap
+from app.evaluation.results import Episode, Evaluation
+from app.reporting.summary import print_evaluation, print_summary
 from benchmarks import lap_bound as benchmark
-from tests.make import compose
+from tests.helpers.make import compose
+from tests.helpers.runs import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 LIDAR: SimConfig = compose("env=sim_lidar").env
 CAR: CarConfig = LIDAR.car
-# The simulator's steps of 10 ms win the car less than this against continuous motion; see app/envs/lap_bound.py.
+# The simulator's steps of 10 ms gain the car less than this over continuous motion; see app/envs/tracks/lap_bound.py.
 TOLERANCE = 0.001
 
 
@@ -39,6 +40,13 @@ def circle(radius: float, half_width: float = 8.0) -> Track:
     curve = radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     centre = curve[::10]
     return Track(0, centre, (offset_curve(centre, half_width), offset_curve(centre, -half_width)), curve, half_width)
+
+
+def fastest_on_circle(radius: float) -> float:
+    """Return the speed at which the grip turns the car and compensates the drag: (v²/r)² + (d₀ + d₁v²)² = g²."""
+    a = 1.0 / radius**2 + CAR.drag_air**2
+    b, c = 2.0 * CAR.drag_rolling * CAR.drag_air, CAR.drag_rolling**2 - CAR.grip**2
+    return math.sqrt((-b + math.sqrt(b * b - 4.0 * a * c)) / (2.0 * a))
 
 
 def changed(**keys: float) -> CarConfig:
@@ -53,9 +61,9 @@ def test_centre_line_runs_through_the_points_of_the_track(seed):
     track = make_track(LIDAR.track, seed)
     line = centre_line(track)
     gap = np.hypot(*(track.centre[:, None] - line.points[None]).transpose(2, 0, 1)).min(axis=1)
-    assert gap.max() < 0.55 * line.steps.max()  # between two of its points at most
+    assert gap.max() < 0.55 * line.edge_lengths.max()  # between two of its points at most
     assert line.length == pytest.approx(track.length, rel=1e-3)
-    assert (line.curvature * line.steps).sum() == pytest.approx(2.0 * math.pi)
+    assert (line.curvature * line.edge_lengths).sum() == pytest.approx(2.0 * math.pi)
     assert np.abs(line.curvature).max() <= 1.01 / LIDAR.track.min_radius
 
 
@@ -64,20 +72,20 @@ def test_minimum_curvature_line_bends_less_and_stays_on_the_road(seed):
     track = make_track(LIDAR.track, seed)
     line = minimum_curvature_line(track)
     edge = 0
-    beside = []
+    offsets = []
     for i, (x, y) in enumerate(line.points):
         edge = track.pose(i / len(line.points))[3]
-        edge, along, offset = track.locate(x, y, edge)
-        beside.append(abs(offset))
+        edge, along, offset = track.project(x, y, edge)
+        offsets.append(abs(offset))
         assert abs(math.remainder(along / track.length - i / len(line.points), 1.0)) < 0.005
-    # a hair more beside the straight edges of the polyline, which cut the smooth curve's bends
-    assert max(beside) < track.half_width + 0.25
-    assert 0.9 * track.half_width < max(beside)  # it uses the road
-    bending = [(one.curvature**2 * one.steps).sum() for one in (line, centre_line(track))]
+    # slightly more beside the straight edges of the polyline, which cut the smooth curve's bends
+    assert max(offsets) < track.half_width + 0.25
+    assert 0.9 * track.half_width < max(offsets)  # it uses the road
+    bending = [(one.curvature**2 * one.edge_lengths).sum() for one in (line, centre_line(track))]
     assert bending[0] < 0.7 * bending[1]
 
 
-def test_minimum_curvature_line_of_a_ring_is_its_outer_edge():
+def test_minimum_curvature_line_of_a_circle_is_its_outer_edge():
     line = minimum_curvature_line(circle(60.0))
     assert np.hypot(*line.points.T) == pytest.approx(np.full(len(line.points), 68.0), abs=0.1)
 
@@ -92,10 +100,7 @@ def test_margin_keeps_the_line_off_the_edge():
 
 @pytest.mark.parametrize("radius", [40.0, 60.0, 80.0])
 def test_flying_lap_of_a_circle_equals_the_closed_form(radius):
-    """The grip turns the car and makes up for the drag: (v²/r)² + (d₀ + d₁v²)² = g²."""
-    a = 1.0 / radius**2 + CAR.drag_air**2
-    b, c = 2.0 * CAR.drag_rolling * CAR.drag_air, CAR.drag_rolling**2 - CAR.grip**2
-    speed = math.sqrt((-b + math.sqrt(b * b - 4.0 * a * c)) / (2.0 * a))
+    speed = fastest_on_circle(radius)
     lap = flying_lap(centre_line(circle(radius)), CAR)
     assert lap.speed == pytest.approx(np.full(len(lap.speed), speed), rel=1e-4)
     assert lap.seconds == pytest.approx(2.0 * math.pi * radius / speed, rel=1e-4)
@@ -108,8 +113,8 @@ def test_flying_lap_of_a_wide_circle_is_at_terminal_speed():
     assert lap.seconds == pytest.approx(4000.0 * math.pi / speed, rel=1e-4)
 
 
-def test_standing_lap_of_a_wide_circle_equals_a_drag_race():
-    """There is always grip to spare, so a straight run with full gas in tiny steps takes as long."""
+def test_standing_lap_of_a_wide_circle_equals_a_straight_run():
+    """There is always grip to spare, so a straight run at full gas, integrated in tiny steps, takes as long."""
     radius, dt = 400.0, 1e-4
     along = speed = seconds = 0.0
     while along < 2.0 * math.pi * radius:
@@ -119,7 +124,7 @@ def test_standing_lap_of_a_wide_circle_equals_a_drag_race():
     assert standing_lap(centre_line(circle(radius)), CAR, 0.3).seconds == pytest.approx(seconds, rel=1e-3)
 
 
-def test_car_that_cannot_move_takes_for_ever():
+def test_lap_of_a_car_that_cannot_move_is_infinite():
     assert standing_lap(centre_line(circle(60.0)), changed(engine=0.2), 0.0).seconds == math.inf
 
 
@@ -128,10 +133,10 @@ def test_car_that_cannot_move_takes_for_ever():
 
 @pytest.mark.parametrize("seed", [2])
 @pytest.mark.parametrize("kind", ["flying", "standing"])
-def test_profile_breaks_no_law_of_the_car(seed, kind):
+def test_speed_profile_obeys_the_physics_of_the_car(seed, kind):
     line = centre_line(make_track(LIDAR.track, seed))
     lap = flying_lap(line, CAR) if kind == "flying" else standing_lap(line, CAR, 0.0)
-    steps, v = line.steps, lap.speed
+    steps, v = line.edge_lengths, lap.speed
     curvature = np.abs(np.append(line.curvature, line.curvature[0]))
     assert (v**2 * curvature <= CAR.grip * 1.0001).all()
     pull = (
@@ -148,7 +153,7 @@ def test_profile_breaks_no_law_of_the_car(seed, kind):
 
 @pytest.mark.parametrize("seed", [2])
 @pytest.mark.parametrize("key", ["grip", "engine", "brake", "top_speed"])
-def test_more_of_the_car_is_never_slower(seed, key):
+def test_stronger_car_is_never_slower(seed, key):
     track, values = make_track(LIDAR.track, seed), [0.7, 0.85, 1.0, 1.2, 1.5]
     cars = [changed(**{key: getattr(CAR, key) * value}) for value in values]
     for lap in (
@@ -160,7 +165,7 @@ def test_more_of_the_car_is_never_slower(seed, key):
 
 
 @pytest.mark.parametrize("key", ["drag_rolling", "drag_air"])
-def test_more_drag_is_slower(key):
+def test_more_drag_is_never_faster(key):
     track = make_track(LIDAR.track, 2)
     bounds = [centre_line_bound(track, changed(**{key: getattr(CAR, key) * more}), 0.2) for more in (0.0, 1.0, 4.0)]
     assert bounds == sorted(bounds)
@@ -176,15 +181,15 @@ def test_minimum_curvature_is_faster_than_the_centre_line(seed):
         assert standing_lap(centre, CAR, start).seconds > flying_lap(centre, CAR).seconds
 
 
-def test_bound_is_converged_in_the_stations(monkeypatch):
+def test_bound_does_not_depend_on_the_number_of_stations(monkeypatch):
     line = centre_line(make_track(LIDAR.track, 2))
     coarse = [flying_lap(line, CAR).seconds, standing_lap(line, CAR, 0.37).seconds]
-    monkeypatch.setattr("app.envs.lap_bound._SPACING", 0.125)
+    monkeypatch.setattr("app.envs.tracks.lap_bound._STATION_SPACING", 0.125)
     assert coarse == pytest.approx([flying_lap(line, CAR).seconds, standing_lap(line, CAR, 0.37).seconds], rel=1e-3)
 
 
 def test_bound_of_a_place_does_not_depend_on_where_the_line_begins():
-    """On a ring every start is alike."""
+    """All starts on a circle are alike."""
     bounds = [standing_lap(centre_line(circle(60.0)), CAR, start).seconds for start in (0.0, 0.123, 0.5, 0.999)]
     assert bounds == pytest.approx([bounds[0]] * 4, rel=1e-6)
 
@@ -198,29 +203,26 @@ def test_bound_is_computed_once_for_a_track_and_a_start():
 
 
 def test_steering_lock_never_binds_on_the_default_tracks():
-    """The bounds leave it out: at every speed the grip, or the tightest bend there is, is the nearer limit."""
+    """The bounds leave it out: at every speed the grip or the tightest bend limits the curvature more."""
     for speed in np.linspace(0.0, CAR.top_speed, 200):
-        lock = CAR.steer_lock * max(LOCK_SHARE, 1.0 - speed / LOCK_SPEED)
-        grips = min(CAR.grip / max(speed, 1e-6) ** 2, 1.0 / (LIDAR.track.min_radius - LIDAR.track.half_width))
-        assert math.tan(lock) / CAR.wheelbase > grips
+        lock = CAR.steer_lock * steer_lock_share(speed)
+        limit = min(CAR.grip / max(speed, 1e-6) ** 2, 1.0 / (LIDAR.track.min_radius - LIDAR.track.half_width))
+        assert math.tan(lock) / CAR.wheelbase > limit
 
 
 def test_simulated_car_is_not_faster_than_a_circle_allows():
-    """Wheels set for the circle, any gas, from the limit on: the speed at which it still holds the circle."""
+    """With the wheels set for the circle and any gas, no speed at which the car stays on it exceeds the limit."""
     car, radius = Car(CAR), 60.0
-    a = 1.0 / radius**2 + CAR.drag_air**2
-    b, c = 2.0 * CAR.drag_rolling * CAR.drag_air, CAR.drag_rolling**2 - CAR.grip**2
-    limit = math.sqrt((-b + math.sqrt(b * b - 4.0 * a * c)) / (2.0 * a))
-    fastest = 0.0
+    limit, fastest = fastest_on_circle(radius), 0.0
     for gas in np.linspace(0.0, 1.0, 41):
         car.place(0.0, 0.0, 0.0)
         car.speed = limit
         for _ in range(2000):
             before = car.heading
             wheels = -math.atan(CAR.wheelbase / radius)
-            lock = CAR.steer_lock * max(LOCK_SHARE, 1.0 - car.speed / LOCK_SPEED)
+            lock = CAR.steer_lock * steer_lock_share(car.speed)
             car.drive(gas, 0.0, wheels / lock, 0.01, 1)
-        if car.speed * 0.01 / (car.heading - before) <= radius * 1.0001:  # it holds the circle
+        if car.speed * 0.01 / (car.heading - before) <= radius * 1.0001:  # it stays on the circle
             fastest = max(fastest, car.speed)
     assert 0.9 * limit < fastest <= limit * (1.0 + TOLERANCE)
 
@@ -232,39 +234,39 @@ def test_simulated_car_is_not_faster_than_a_circle_allows():
 def test_reference_driver_laps_within_5_percent_of_the_bound_and_never_below_it(seed):
     track = make_track(LIDAR.track, seed)
     for start in (0.1, 0.35, 0.6, 0.85):
-        info = drive_lap(LIDAR, seed, start)
-        assert info["outcome"] == "lap"
+        episode = drive_reference_lap(LIDAR, seed, start)
+        assert episode.outcome == "lap"
         bound = standing_lap(minimum_curvature_line(track), CAR, start).seconds
-        assert 1.0 - TOLERANCE < info["lap_time"] / bound < 1.05
-        assert info["lap_bound"] == centre_line_bound(track, CAR, start)
-        assert info["lap_time"] < info["lap_bound"]  # it cuts the bends
+        assert 1.0 - TOLERANCE < episode.lap_time / bound < 1.05
+        assert episode.lap_bound == centre_line_bound(track, CAR, start)
+        assert episode.lap_time < episode.lap_bound  # it cuts the bends
 
 
-def test_reference_driver_drives_with_images_as_without():
-    cfg = compose("env=sim").env
-    assert drive_lap(cfg, 1, 0.0)["lap_time"] == drive_lap(LIDAR, 1, 0.0)["lap_time"]
+def test_reference_driver_drives_alike_with_and_without_images():
+    config = compose("env=sim").env
+    assert drive_reference_lap(config, 1, 0.0).lap_time == drive_reference_lap(LIDAR, 1, 0.0).lap_time
 
 
 def test_reference_driver_at_the_limit_does_not_beat_the_bound(monkeypatch):
-    """All of the road and all of the grip: what finishes is within half a percent and not below."""
-    monkeypatch.setattr("app.envs.reference_driver.GRIP_SHARE", 1.0)
-    monkeypatch.setattr("app.envs.reference_driver.EDGE_MARGIN", 0.25)
+    """With nearly all of the road and all of the grip, its finished laps take at most 1 % more, and never less."""
+    monkeypatch.setattr("app.envs.driving.reference_driver.GRIP_SHARE", 1.0)
+    monkeypatch.setattr("app.envs.driving.reference_driver.EDGE_MARGIN", 0.25)
     track, ratios = make_track(LIDAR.track, 1), []
     for start in (0.05, 0.3, 0.55, 0.8):
-        info = drive_lap(LIDAR, 1, start)
-        if info["outcome"] == "lap":
-            ratios.append(info["lap_time"] / standing_lap(minimum_curvature_line(track), CAR, start).seconds)
+        episode = drive_reference_lap(LIDAR, 1, start)
+        if episode.outcome == "lap":
+            ratios.append(episode.lap_time / standing_lap(minimum_curvature_line(track), CAR, start).seconds)
     assert ratios and 1.0 - TOLERANCE < min(ratios) and max(ratios) < 1.01
 
 
-def test_reference_driver_asks_for_valid_actions():
+def test_reference_driver_returns_a_valid_action():
     env = make_env(LIDAR, [2], 0)
     env.reset(options={"track": 2, "start": 0.0})
     action = ReferenceDriver(LIDAR, env.track).act(env.car)
     assert action.shape == (3,) and action.dtype == np.float32 and action[0] >= 1.0 and action[1] == 0.0
 
 
-# What is shown
+# Evaluation and reports
 
 
 def lap(seconds: float, bound: float | None) -> Episode:
@@ -284,15 +286,15 @@ def test_ratio_is_absent_without_a_bound_or_a_lap(episode):
     assert not [name for name in Evaluation((episode,), ()).metrics() if "ratio" in name]
 
 
-def test_bound_reaches_the_episode_and_survives_the_wire():
+def test_bound_is_part_of_the_episode_and_of_its_message():
     info = {"outcome": "lap", "lap_share": 1.0, "lap_time": 30.0, "lap_bound": 25.0}
-    episode = episode_of(Start(1, 0.5, 0), 500.0, 600, info)
+    episode = make_episode(Start(1, 0.5, 0), 500.0, 600, info)
     assert episode.lap_time_ratio == pytest.approx(1.2)
-    assert from_plain(to_plain(Result("w", "f", 1, 1, True, episode))).episode == episode
+    assert decode_message(encode_message(EvaluationResult("w", "f", 1, 1, True, episode))).episode == episode
 
 
 def test_evaluator_reports_the_ratio_of_every_lap():
-    evaluator = Evaluator(LIDAR, 0, lambda: None)
+    evaluator = LocalEvaluator(LIDAR, 0, lambda: None)
     drivers: dict[int, ReferenceDriver] = {}
 
     class Scripted:
@@ -327,16 +329,14 @@ def printed(metrics: dict) -> str:
 def test_evaluation_table_has_the_ratio_where_there_is_a_bound():
     for bound, shown in ((25.0, True), (None, False)):
         console = Console(file=io.StringIO(), width=80)
-        evaluation_table(console, Evaluation((lap(28.0, bound), lap(30.0, bound)), ()), "one")
+        print_evaluation(console, Evaluation((lap(28.0, bound), lap(30.0, bound)), ()), "one")
         lines = console.file.getvalue().splitlines()
         assert max(map(len, lines)) <= 80 and ("× bound" in lines[1] or "× bound" in lines[2]) is shown
         assert ("1.12" in console.file.getvalue()) is shown
 
 
-def test_ratio_is_absent_in_other_worlds():
-    from app.envs.car_racing import CarRacing
-
-    env = CarRacing(compose("env=car_racing").env, [1], 0)
+def test_car_racing_has_no_bound():
+    env = make_env(compose("env=car_racing").env, [1], 0)
     env.reset()
     assert set(env._lap_info()) == {"lap_time"}
     env.close()
@@ -358,13 +358,13 @@ def test_benchmark_compares_a_run_with_its_bounds(tmp_path, capsys):
     assert row["to_centre"] == pytest.approx(np.mean([30.0 / bound for bound in bounds]))
     episodes = [{"track": 1, "start": 0.5, "lap_time": 40.0}, {"track": 1, "start": 0.0, "lap_time": None}]
     (run / "evaluation.json").write_text(json.dumps({"deterministic": episodes}))
-    row = benchmark.row_of_run(run)
+    row = benchmark.measure_run(run)
     assert (row["source"], row["laps"]) == ("evaluation.json", 1)
     assert row["to_centre"] == pytest.approx(40.0 / bounds[1])
 
 
-def test_envs_and_reporting_import_no_torch_for_it():
-    code = "import sys, app.envs.reference_driver, app.reporting.summary; sys.exit('torch' in sys.modules)"
+def test_reference_driver_and_summary_import_no_torch():
+    code = "import sys, app.evaluation.reference_lap, app.reporting.summary; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

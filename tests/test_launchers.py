@@ -1,4 +1,4 @@
-"""Launchers for clusters: their presets, their absence and their failures; submitit's local one for real."""
+"""Launchers for clusters: presets, missing plugins and failures; real jobs with submitit's local launcher."""
 
 import importlib.util
 import json
@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from app.config.launchers import not_installed
-from tests.make import CONF, raw
-from tests.runs import ROOT, TINY, finish, start, wait_for
+from app.config.launchers import missing_plugin
+from tests.helpers.make import CONF, raw
+from tests.helpers.runs import ROOT, TINY, finish, start, wait_for
 from tests.test_sweep_runs import NAME, run_sweep, states
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
@@ -19,7 +19,7 @@ LOCAL = "hydra/launcher=submitit_local"
 
 
 def refused(*arguments: str, **environment: str) -> str:
-    """What the command says before it trains anything, exit code 1."""
+    """Return the error message of a command that ends with exit code 1 before it trains."""
     command = [sys.executable, "app/train.py", "-m", "logger=quiet", *arguments]
     environment = {**os.environ, **environment}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
@@ -27,16 +27,16 @@ def refused(*arguments: str, **environment: str) -> str:
     return done.stderr
 
 
-def test_the_slurm_preset_fills_keys_that_the_plugin_has():
+def test_slurm_preset_sets_only_keys_of_the_plugin():
     own, preset = (raw(f"hydra/launcher={name}", hydra=True).hydra.launcher for name in ("submitit_slurm", "slurm"))
     assert preset._target_ == own._target_ and preset.keys() == own.keys()
-    looked_at = {"partition", "timeout_min", "max_num_timeout", "cpus_per_task", "mem_gb", "gres", "array_parallelism"}
-    assert {key for key in own if own[key] != preset[key]} == looked_at - {"partition", "gres"}
+    changed = {"partition", "timeout_min", "max_num_timeout", "cpus_per_task", "mem_gb", "gres", "array_parallelism"}
+    assert {key for key in own if own[key] != preset[key]} == changed - {"partition", "gres"}
     assert raw("hydra/launcher=slurm", "hydra.launcher.partition=gpu", hydra=True).hydra.launcher.partition == "gpu"
 
 
 @pytest.mark.skipif(not HAS_RAY, reason="the extra ray is not installed")
-def test_the_ray_preset_is_the_plugins_with_a_cluster_and_cores():
+def test_ray_preset_is_the_plugins_with_a_cluster_and_cores():
     launcher = raw("hydra/launcher=ray_cluster", hydra=True).hydra.launcher
     assert launcher._target_ == raw("hydra/launcher=ray", hydra=True).hydra.launcher._target_
     assert launcher.ray == {"init": {"address": "auto"}, "remote": {"num_cpus": 4, "num_gpus": 0}}
@@ -44,27 +44,27 @@ def test_the_ray_preset_is_the_plugins_with_a_cluster_and_cores():
 
 @pytest.mark.skipif(HAS_RAY, reason="ray is installed")
 @pytest.mark.parametrize("option", ["ray", "ray_cluster"])
-def test_a_launcher_that_is_not_installed_is_told_with_the_command_that_installs_it(option):
+def test_missing_launcher_is_reported_with_the_command_that_installs_it(option):
     assert refused(f"hydra/launcher={option}").splitlines() == [
         'hydra/launcher = ray: is not installed. Install it with: python -m pip install -e ".[ray]"'
     ]
 
 
-def test_every_preset_and_no_other_group_is_known_when_it_is_missing():
+def test_installation_is_known_for_every_preset_and_nothing_else():
     for preset in (CONF / "hydra" / "launcher").glob("*.yaml"):
-        assert "pip install" in not_installed(f"hydra/launcher/{preset.stem}")
-    assert '".[slurm]"' in not_installed("hydra/launcher/submitit_slurm")
-    assert not_installed("hydra/launcher/nonsense") is None
-    assert not_installed("model/ray") is None
+        assert "pip install" in missing_plugin(f"hydra/launcher/{preset.stem}")
+    assert '".[slurm]"' in missing_plugin("hydra/launcher/submitit_slurm")
+    assert missing_plugin("hydra/launcher/nonsense") is None
+    assert missing_plugin("model/ray") is None
 
 
-def test_a_machine_without_slurm_is_told_in_words(tmp_path):
-    told = refused("hydra/launcher=slurm", f"runs_dir={tmp_path}", PATH=str(tmp_path))
-    assert 'The jobs of submitit failed: Could not detect "srun"' in told
-    assert "hydra/launcher=submitit_local" in told and len(told.splitlines()) == 1
+def test_machine_without_slurm_gives_one_sentence(tmp_path):
+    message = refused("hydra/launcher=slurm", f"runs_dir={tmp_path}", PATH=str(tmp_path))
+    assert 'The jobs of submitit failed: Could not detect "srun"' in message
+    assert "hydra/launcher=submitit_local" in message and len(message.splitlines()) == 1
 
 
-def test_what_the_cluster_refuses_is_told_in_words(tmp_path):
+def test_refusal_of_the_cluster_is_quoted_with_a_remedy(tmp_path):
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, line in (
@@ -73,8 +73,8 @@ def test_what_the_cluster_refuses_is_told_in_words(tmp_path):
     ):
         (programs / name).write_text(f"#!/bin/sh\n{line}\n")
         (programs / name).chmod(0o755)
-    told = refused("hydra/launcher=slurm", f"runs_dir={tmp_path / 'runs'}", PATH=f"{programs}:{os.environ['PATH']}")
-    assert "failed: sbatch: error: invalid partition specified: nope. Set hydra.launcher.partition" in told
+    message = refused("hydra/launcher=slurm", f"runs_dir={tmp_path / 'runs'}", PATH=f"{programs}:{os.environ['PATH']}")
+    assert "failed: sbatch: error: invalid partition specified: nope. Set hydra.launcher.partition" in message
 
 
 @pytest.mark.e2e
@@ -84,14 +84,14 @@ def test_every_job_of_submitit_has_its_own_run_folder(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_job_that_is_killed_is_told_in_words_and_goes_on(tmp_path):
+def test_killed_job_is_reported_and_continued_by_the_same_command(tmp_path):
     command, trial = (tmp_path, *TINY, LOCAL, "hydra.sweeper.n_trials=1"), tmp_path / NAME / "trials" / "00000"
     process = run_sweep(*command)
     wait_for(trial / "checkpoints" / "previous.pt", process)
     os.kill(json.loads((trial / ".owner.json").read_text())["pid"], signal.SIGKILL)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1 and "Traceback" not in err
-    assert "The jobs of submitit failed: Job " in err and "The same command goes on" in err
+    assert "The jobs of submitit failed: Job " in err and "The same command continues" in err
     finish(run_sweep(*command))
     assert states(tmp_path) == {"FAIL": 1, "COMPLETE": 1}
-    assert "goes on after" in (trial / "log.txt").read_text()
+    assert "Resuming" in (trial / "log.txt").read_text()

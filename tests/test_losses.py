@@ -1,4 +1,4 @@
-"""The mathematics, by hand on a batch of two."""
+"""Losses and distributions, against values computed by hand and references of torch."""
 
 import math
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
-from app.agents.guard import NonFiniteError, check_finite
+from app.agents.finite_check import NonFiniteError, check_finite
 from app.agents.losses import (
     actor_loss,
     bellman_target,
@@ -18,7 +18,7 @@ from app.agents.losses import (
 from app.models.distributions import DeterministicAction, squashed_gaussian
 
 
-def test_bellman_target_bootstraps_on_truncated_never_on_terminated():
+def test_bellman_target_bootstraps_unless_terminated():
     target = bellman_target(
         reward=torch.tensor([1.0, 2.0]),
         discount=torch.tensor([0.5, 0.25]),
@@ -31,7 +31,7 @@ def test_bellman_target_bootstraps_on_truncated_never_on_terminated():
     assert target.tolist() == [3.0, 2.0]
 
 
-def test_actor_loss_uses_the_lowest_head():
+def test_actor_loss_uses_the_minimum_over_the_heads():
     q = torch.tensor([[1.0, 5.0], [2.0, 4.0]])
     loss = actor_loss(q, log_prob=torch.tensor([0.5, 1.5]), alpha=torch.tensor(2.0))
     assert loss.item() == ((2 * 0.5 - 1) + (2 * 1.5 - 4)) / 2
@@ -76,14 +76,14 @@ def test_log_prob_is_not_clamped():
     assert log_prob.isfinite().all() and log_prob.item() > 200
 
 
-def test_guard_names_the_first_bad_quantity():
+def test_finite_check_names_the_first_bad_quantity():
     with pytest.raises(NonFiniteError, match="q_mean = nan at update 7") as caught:
         check_finite({"reward": 1.0, "q_mean": math.nan, "loss_critic": math.inf}, 7)
     assert caught.value.quantity == "q_mean"
     check_finite({"reward": 1.0}, 7)
 
 
-def test_deterministic_action_of_a_one_sided_component_is_the_mean_of_what_samples_do():
+def test_deterministic_action_of_a_one_sided_component_is_the_expected_effect_of_samples():
     mean, log_std = (
         torch.tensor([[0.3, -0.2, 0.5], [2.0, -3.0, -1.0]]),
         torch.tensor([[-0.5, -0.3, 0.0], [0.5, 0.5, -1]]),

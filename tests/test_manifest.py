@@ -1,4 +1,4 @@
-"""The list of our files: what it takes, and what it refuses to believe."""
+"""Manifest: the files that it lists, and the contents that it refuses."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from app.errors import UserError
+from app.core.errors import UserError
 from app.runs.manifest import KINDS, Entry, Manifest
 
 
@@ -14,12 +14,12 @@ def listed(root) -> list[tuple[str, str]]:
     return [(entry.kind, str(entry.path)) for entry in Manifest.open(root).entries(KINDS)]
 
 
-def test_it_is_empty_where_there_is_none(tmp_path):
+def test_missing_manifest_is_empty(tmp_path):
     assert Manifest.open(tmp_path).entries(KINDS) == ()
     assert not os.listdir(tmp_path)
 
 
-def test_it_remembers_what_was_added(tmp_path):
+def test_added_files_are_remembered(tmp_path):
     manifest = Manifest.open(tmp_path)
     manifest.add("weights", tmp_path / "best" / "actor.safetensors")
     manifest.add("replay", tmp_path / "replay" / "rows.bin", tmp_path / "replay" / "with space ü 日本.bin")
@@ -30,7 +30,7 @@ def test_it_remembers_what_was_added(tmp_path):
     assert again.entries([]) == ()
 
 
-def test_it_is_written_only_when_something_is_new(tmp_path):
+def test_manifest_is_written_only_if_it_changes(tmp_path):
     manifest = Manifest.open(tmp_path)
     manifest.add("replay", tmp_path / "rows.bin")
     before = (tmp_path / "manifest.json").stat()
@@ -40,21 +40,21 @@ def test_it_is_written_only_when_something_is_new(tmp_path):
     assert (tmp_path / "manifest.json").stat().st_mtime_ns == before.st_mtime_ns
 
 
-def test_what_is_discarded_is_forgotten(tmp_path):
+def test_discarded_files_are_forgotten(tmp_path):
     manifest = Manifest.open(tmp_path)
     manifest.add("replay", tmp_path / "a.bin", tmp_path / "b.bin")
     manifest.discard([tmp_path / "a.bin"])
     assert listed(tmp_path) == [("replay", "b.bin")]
 
 
-def test_relative_paths_are_those_of_the_working_folder(tmp_path, monkeypatch):
+def test_relative_paths_start_at_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Manifest.open(tmp_path / "runs" / "x").add("replay", tmp_path / "runs" / "x" / "a.bin")
     Manifest.open(Path("runs/x")).add("replay", Path("runs/x/b.bin"))
     assert listed(tmp_path / "runs" / "x") == [("replay", "a.bin"), ("replay", "b.bin")]
 
 
-def test_a_path_outside_or_of_two_kinds_is_a_mistake_of_the_program(tmp_path):
+def test_path_outside_or_of_two_kinds_raises_value_error(tmp_path):
     manifest = Manifest.open(tmp_path / "run")
     for path in (tmp_path / "other", tmp_path / "run" / ".." / "other"):
         with pytest.raises(ValueError, match="other"):
@@ -68,7 +68,7 @@ def test_a_path_outside_or_of_two_kinds_is_a_mistake_of_the_program(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["manifest.json", ".lock", "config.yaml", "History/x", "archive/x/y", "a\nb", "c:x"])
-def test_a_name_that_is_not_fit_is_refused_when_it_is_added(tmp_path, name):
+def test_name_that_cannot_be_listed_is_refused(tmp_path, name):
     with pytest.raises(UserError, match="cannot be listed"):
         Manifest.open(tmp_path).add("weights", tmp_path / name)
     assert listed(tmp_path) == []
@@ -104,7 +104,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_damaged_or_hostile_manifest_is_refused_in_words(tmp_path, case):
+def test_damaged_or_hostile_manifest_is_refused_with_the_reason(tmp_path, case):
     text, reason = HOSTILE[case]
     (tmp_path / "manifest.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(UserError) as refusal:
@@ -115,14 +115,14 @@ def test_a_damaged_or_hostile_manifest_is_refused_in_words(tmp_path, case):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs the right to make links")
-def test_a_manifest_that_is_a_link_is_refused(tmp_path):
+def test_manifest_that_is_a_link_is_refused(tmp_path):
     (tmp_path / "other.json").write_text(content("a"))
     (tmp_path / "manifest.json").symlink_to(tmp_path / "other.json")
     with pytest.raises(UserError, match="not a regular file"):
         Manifest.open(tmp_path)
 
 
-def test_a_manifest_that_cannot_be_written_says_so_and_is_unchanged(tmp_path, monkeypatch):
+def test_manifest_that_cannot_be_written_is_reported_and_unchanged(tmp_path, monkeypatch):
     manifest = Manifest.open(tmp_path)
     manifest.add("replay", tmp_path / "a")
 

@@ -1,4 +1,4 @@
-"""The networks: one function for acting and training, and small parts against plain references."""
+"""Networks: acting equals training, and parts equal their plain references."""
 
 import itertools
 
@@ -7,20 +7,27 @@ import pytest
 import torch
 from torch import nn
 
-from app.envs.factory import make_env, make_spec
+from app.core.tmrl_api import RolloutWorker
+from app.envs.env_factory import make_env, make_spec
 from app.models.actor import DrivingActor
 from app.models.backbone import Backbone
-from app.models.convolutions import DepthwiseConv, PointwiseConv
 from app.models.factory import make_actor_critic
-from app.models.film import FiLMGenerator, film
-from app.models.inputs import ScaleInputs
-from app.models.stacked import StackedLayerNorm, StackedLinear, spectral_norm
-from app.replay.compress import SampleCompressor
-from app.replay.memory import ReplayMemory
+from app.models.layers import (
+    DepthwiseConv,
+    FiLMGenerator,
+    PointwiseConv,
+    StackedLayerNorm,
+    StackedLinear,
+    film,
+    spectral_norm,
+)
+from app.models.trunk import ScaleInputs
+from app.replay.batch import random_batch, random_observations
+from app.replay.buffer import ReplayMemory
+from app.replay.row_format import SampleCompressor
 from app.replay.storage import MemoryStorage
-from app.tmrl_api import RolloutWorker
-from app.training.local import LocalInterface
-from tests.make import OPTIONS, compose, make_agent, make_batch, make_observations, with_company
+from app.training.rollout import LocalInterface
+from tests.helpers.make import OPTIONS, compose, make_agent, with_requirements
 
 MODELS = ("droq_contextual", "droq", "shared_backbone", "mlp")
 
@@ -34,22 +41,22 @@ MODELS = ("droq_contextual", "droq", "shared_backbone", "mlp")
 )
 def test_every_model_trains_on_every_norm_and_environment(model, norm, env):
     agent = make_agent(f"model={model}", f"norm={norm}", f"env={env}")
-    metrics = agent.train(make_batch(agent.spec, 4))
+    metrics = agent.train(random_batch(agent.spec, 4, 3))
     assert np.isfinite(list(metrics.values())).all()
-    assert sum(agent.model.parts().values()) == sum(p.numel() for p in agent.model.parameters())
-    assert ("backbone" in agent.model.parts()) is (env == "sim" and model != "mlp")
+    assert sum(agent.model.parameter_counts().values()) == sum(p.numel() for p in agent.model.parameters())
+    assert ("backbone" in agent.model.parameter_counts()) is (env == "sim" and model != "mlp")
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_builds_and_acts(option):
-    config = compose(*with_company(option))
+    config = compose(*with_requirements(option))
     spec = make_spec(config.env)
-    actor = DrivingActor(spec.space(), spec.action_space(), config, spec)
+    actor = DrivingActor(spec.observation_space(), spec.action_space(), config, spec)
     actor.copy_from(make_actor_critic(config, spec))
-    assert actor.act(make_observations(spec, 1), test=True).shape == (spec.action_dim,)
+    assert actor.act(random_observations(spec, 1), test=True).shape == (spec.action_dim,)
 
 
-def test_backbone_nano_has_the_published_shape():
+def test_backbone_nano_downsamples_64_pixels_to_4():
     config = compose("backbone=effnet_nano")
     net = Backbone(config.backbone, config.norm, in_channels=4, out_dim=128)
     strides = [m.stride[0] for m in net.modules() if isinstance(m, nn.Conv2d) and m.stride[0] > 1]
@@ -76,10 +83,10 @@ def test_convolutions_of_small_maps_equal_conv2d(make, size, bias):
     x = torch.randn(5, 6, *size).to(memory_format=torch.channels_last)
     results = []
     for conv in (ours, plain):
-        seen = x.clone(memory_format=torch.preserve_format).requires_grad_()
-        y = conv(seen)
+        copy = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        y = conv(copy)
         (y.square() / 2).sum().backward()
-        results.append([y, seen.grad, *(p.grad for p in conv.parameters())])
+        results.append([y, copy.grad, *(p.grad for p in conv.parameters())])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
@@ -87,7 +94,7 @@ def test_convolutions_of_small_maps_equal_conv2d(make, size, bias):
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("env", ["sim", "sim_lidar"])
 def test_fault_10_acting_equals_training_bit_for_bit(model, env):
-    """What the worker computes from the environment equals what the trainer computes from the replay."""
+    """Actions that the worker computes from the environment equal those that the trainer computes from the replay."""
     config = compose(
         f"model={model}",
         f"env={env}",
@@ -105,11 +112,11 @@ def test_fault_10_acting_equals_training_bit_for_bit(model, env):
         standalone=True,
     )
     worker.actor.copy_from(net)
-    seen = []
+    observed = []
     act = worker.actor.act_
-    worker.actor.act_ = lambda obs, test: seen.append(obs) or act(obs, test)
+    worker.actor.act_ = lambda obs, test: observed.append(obs) or act(obs, test)
     memory = ReplayMemory(spec, config.replay, 1, 0.99, (), 1, "cpu", 0, MemoryStorage())
-    interface = LocalInterface(worker, lambda: 20)
+    interface = LocalInterface(worker, lambda: 20, 0.0)
     for _ in range(3):
         memory.append(interface.retrieve_buffer())
 
@@ -119,26 +126,27 @@ def test_fault_10_acting_equals_training_bit_for_bit(model, env):
             continue
         rebuilt = {k: torch.from_numpy(v)[None] for k, v in memory.get_transition(row)[0].items()}
         features = net.train().forward_features(rebuilt)
-        trained, _, _ = net.actor_from_features(features.features, features.film_params, test=True)
-        assert np.array_equal(trained[0].detach().numpy(), act(seen[checked], test=True))
+        trained, _, _ = net.actor_from_features(features.features, features.film_params, deterministic=True)
+        assert np.array_equal(trained[0].detach().numpy(), act(observed[checked], test=True))
         checked += 1
     assert checked == 60
 
 
 def test_fault_11_next_observation_is_encoded_from_the_window_shifted_by_one_step():
-    """The old agent encoded o and o′ with the same window."""
+    """The fault was to encode both observations of a transition with the same window."""
     config = compose("env=sim_lidar", "training=smoke", "replay.capacity=200", "replay.batch_size=16")
     env = make_env(config.env, (1,), 0)
-    memory = ReplayMemory(env.spec_, config.replay, 1, 0.99, (), 1, "cpu", 0, MemoryStorage())
-    worker = RolloutWorker(lambda: env, lambda **_: _Still(), SampleCompressor(env.spec_), standalone=True)
-    memory.append(LocalInterface(worker, lambda: 20).retrieve_buffer())
+    spec = env.observation_spec
+    memory = ReplayMemory(spec, config.replay, 1, 0.99, (), 1, "cpu", 0, MemoryStorage())
+    worker = RolloutWorker(lambda: env, lambda **_: _ConstantActor(), SampleCompressor(spec), standalone=True)
+    memory.append(LocalInterface(worker, lambda: 20, 0.0).retrieve_buffer())
     batch = memory.sample()
     assert torch.equal(batch.next_obs["window"][:, :-1], batch.obs["window"][:, 1:])
     assert not torch.equal(batch.next_obs["window"], batch.obs["window"])
     assert torch.equal(batch.next_obs["window"][:, -1, -1], batch.reward)
 
 
-class _Still:
+class _ConstantActor:
     def to_device(self, device):
         return self
 
@@ -148,14 +156,14 @@ class _Still:
 
 def test_context_depends_on_the_window_and_on_where_the_car_is():
     agent = make_agent("env=sim_lidar")
-    obs = make_observations(agent.spec, 2)
+    obs = random_observations(agent.spec, 2)
     z = agent.model.forward_features(obs).context
     for key in ("window", "floats"):
         changed = {**obs, key: obs[key] + 1}
         assert not torch.allclose(z, agent.model.forward_features(changed).context)
 
 
-def test_film_scales_and_shifts():
+def test_film_scales_and_shifts_and_starts_as_the_identity():
     params = torch.tensor([[[1.0, 0.0], [0.0, 3.0]]])  # scale 1, 0; shift 0, 3
     assert film(torch.tensor([[5.0, 7.0]]), params).tolist() == [[10.0, 10.0]]
     assert FiLMGenerator(4, 8, 2, 16)(torch.randn(3, 4)).abs().max() == 0
@@ -172,7 +180,7 @@ def test_stacked_layers_equal_separate_ones():
     torch.testing.assert_close(stacked(x[0])[1], stacked(x[:1].expand(2, -1, -1))[1])
 
 
-def test_spectral_norm_caps_every_copy_at_one():
+def test_spectral_norm_limits_the_largest_singular_value_of_every_copy_to_one():
     layer = StackedLinear(2, 16, 16)
     layer.weight.data *= torch.tensor([3.0, 30.0])[:, None, None]
     spectral_norm(layer)
@@ -180,13 +188,13 @@ def test_spectral_norm_caps_every_copy_at_one():
         layer(torch.randn(4, 16))
     assert torch.linalg.matrix_norm(layer.weight, 2).tolist() == pytest.approx([1.0, 1.0], rel=1e-2)
     agent = make_agent("env=sim_lidar", "critic.spectral_norm=true")
-    agent.train(make_batch(agent.spec, 4))
+    agent.train(random_batch(agent.spec, 4, 3))
 
 
-def test_observations_are_scaled_in_one_place():
+def test_inputs_are_scaled_by_the_scales_of_the_spec():
     spec = make_agent("env=sim").spec
     scale = ScaleInputs(spec)
-    obs = make_observations(spec, 2)
+    obs = random_observations(spec, 2)
     obs["images"][:] = 255
     assert scale.images(obs).max() == 1
     assert scale.images(obs).is_contiguous(memory_format=torch.channels_last)
@@ -194,33 +202,33 @@ def test_observations_are_scaled_in_one_place():
     torch.testing.assert_close(scale.floats(obs)[:, : spec.sensors] * sensors, obs["floats"][:, : spec.sensors])
 
 
-def test_actor_is_deterministic_in_test_and_not_in_training():
+def test_actor_is_deterministic_only_on_request():
     agent = make_agent("env=sim_lidar")
-    actor, obs = agent.get_actor(), make_observations(agent.spec, 3)
-    assert torch.equal(actor.actions(obs, test=True), actor.actions(obs, test=True))
-    assert not torch.equal(actor.actions(obs, test=False), actor.actions(obs, test=False))
-    assert actor.actions(obs, test=False).abs().max() <= 1
+    actor, obs = agent.get_actor(), random_observations(agent.spec, 3)
+    assert torch.equal(actor.actions(obs, deterministic=True), actor.actions(obs, deterministic=True))
+    assert not torch.equal(actor.actions(obs, deterministic=False), actor.actions(obs, deterministic=False))
+    assert actor.actions(obs, deterministic=False).abs().max() <= 1
 
 
-def test_actor_survives_a_round_trip_without_pickle(tmp_path):
+def test_saved_actor_acts_as_before_when_loaded(tmp_path):
     agent = make_agent("env=sim_lidar", seed=1)
     actor = agent.get_actor()
     actor.save(tmp_path / "actor.tmod")
     other = make_agent("env=sim_lidar", seed=2).get_actor()
-    obs = make_observations(agent.spec, 2)
-    assert not torch.equal(actor.actions(obs, test=True), other.actions(obs, test=True))
+    obs = random_observations(agent.spec, 2)
+    assert not torch.equal(actor.actions(obs, deterministic=True), other.actions(obs, deterministic=True))
     other.load(tmp_path / "actor.tmod", "cpu")
-    assert torch.equal(actor.actions(obs, test=True), other.actions(obs, test=True))
+    assert torch.equal(actor.actions(obs, deterministic=True), other.actions(obs, deterministic=True))
 
 
 @pytest.mark.parametrize("model", ["droq_contextual", "droq", "shared_backbone"])
-def test_q_begins_where_it_is_told_to(model):
+def test_q_starts_at_the_initial_q(model):
     values = {}
     for start in (0.0, 30.0):
         agent = make_agent(f"model={model}", "env=sim_lidar", f"critic.initial_q={start}")
-        obs, action = make_observations(agent.spec, 8), torch.zeros(8, 3)
+        obs, action = random_observations(agent.spec, 8), torch.zeros(8, 3)
         for network in (agent.model, agent.target):
-            seen = network.forward_features(obs)
-            values.setdefault(start, []).append(network.q_from_features(seen.features, seen.film_params, action).mean())
-    assert all(abs(float(value)) < 3 for value in values[0.0])
-    assert all(abs(float(value) - 30) < 3 for value in values[30.0])
+            features, film_params, _ = network.forward_features(obs)
+            values.setdefault(start, []).append(network.q_from_features(features, film_params, action).mean().item())
+    assert all(abs(value) < 3 for value in values[0.0])
+    assert all(abs(value - 30) < 3 for value in values[30.0])

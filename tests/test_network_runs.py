@@ -17,23 +17,32 @@ import numpy as np
 import psutil
 import pytest
 
-from app.envs.factory import make_spec
-from app.network import certificates
-from app.network.codec import dumps, loads
-from app.network.identity import digest, keys_of
-from app.network.messages import Hello, MessageError, Note, Steps, from_plain, pack_steps, to_plain, unpack_steps
-from app.network.transport import TRAINERS, WORKERS, free_port, make_endpoint, make_relay
-from app.replay.layout import RowLayout
+from app.distributed import certificates
+from app.distributed.messages import (
+    EpisodeMessage,
+    Heartbeat,
+    MessageError,
+    TrainerStatus,
+    decode_message,
+    encode_message,
+    pack_episode,
+    unpack_episode,
+)
+from app.distributed.transport import TRAINERS, WORKERS, free_port, make_endpoint, make_relay
+from app.distributed.wire_format import dumps
+from app.envs.env_factory import make_spec
+from app.replay.row_format import RowFormat
 from app.runs import checkpoint
-from tests.make import compose
-from tests.runs import ROOT, TINY, wait_for
+from app.runs.fingerprint import fingerprint_digest, fingerprint_json
+from tests.helpers.make import compose
+from tests.helpers.runs import ROOT, TINY, wait_for
 
 PASSWORD = "a password for tests"
 HEADER = 8
 
 
 class Site:
-    """A port with keys, and the processes that were started for it."""
+    """Port with keys, and the processes that were started for it."""
 
     def __init__(self, folder: Path):
         self.folder, self.runs, self.port = folder, folder / "runs", free_port()
@@ -41,8 +50,8 @@ class Site:
         certificates.make_keys(self.keys)
         self.overrides = (
             *TINY, f"network.port={self.port}", "network.tls=true", f"network.keys_dir={self.keys}",
-            f"runs_dir={self.runs}", "run_name=net", "network.model_interval_s=0.2", "network.lead=50",
-            "network.patience_s=5", "training.checkpoint_interval_s=1", "replay.capacity=20000",
+            f"runs_dir={self.runs}", "run_name=net", "network.model_interval_s=0.2", "network.max_steps_ahead=50",
+            "network.timeout_s=5", "training.checkpoint_interval_s=1", "replay.capacity=20000",
         )  # fmt: skip
         self.started: list[subprocess.Popen] = []
         self.cleanup = contextlib.ExitStack()
@@ -91,7 +100,7 @@ def site(tmp_path):
 
 
 def ended(processes, seconds=15.0) -> bool:
-    """Whether all of them end in time; zombies of ours have ended."""
+    """Return whether all of them end in time; our own zombies count as ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         alive = [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
@@ -101,75 +110,85 @@ def ended(processes, seconds=15.0) -> bool:
     return False
 
 
-class Scribe:
-    """A worker of the test's own: its episodes bear marks, and it notes what it was told."""
+class MarkingWorker:
+    """Worker of the test's own, which marks its episodes and records what the trainer says about them."""
 
     def __init__(self, site: Site):
         config = compose(*site.overrides, "role=worker", f"network.password={PASSWORD}")
-        self.spec, self.digest = make_spec(config.env), digest(keys_of(config))
-        self.endpoint = make_endpoint(config.network, WORKERS)
-        site.cleanup.callback(self.endpoint.stop)
-        self.sent: dict[int, Steps] = {}
-        self.durable = self.received = 0
-        self.said = 0.0
+        self.row_format = RowFormat.of(make_spec(config.env))
+        self._sensors = make_spec(config.env).sensors
+        self._digest = fingerprint_digest(fingerprint_json(config))
+        self._endpoint = make_endpoint(config.network, WORKERS)
+        site.cleanup.callback(self._endpoint.stop)
+        self.sent: dict[int, EpisodeMessage] = {}
+        self.saved = self.received = 0
+        self._heartbeat_sent = 0.0
 
     def mark(self, number: int) -> float:
         return 1000.0 + number
 
-    def write(self) -> None:
+    def send_next(self) -> None:
         """Send one more episode of three steps whose rewards are its mark."""
         number = len(self.sent) + 1
-        sensors, action = np.full(self.spec.sensors, 1.0, np.float32), np.zeros(3, np.float32)
-        rows = [(None, {"sensors": sensors, "frame": None}, 0.0, False, False, {})]
+        obs = {"sensors": np.full(self._sensors, 1.0, np.float32), "frame": None}
+        steps = [(None, obs, 0.0, False, False, {})]
         for age in range(3):
-            obs = {"sensors": sensors, "frame": None}
-            rows.append((action, obs, self.mark(number), age == 2, False, {}))
-        parts = {"worker": "scribe", "fingerprint": self.digest, "number": number, "first": 1, "version": 1}
-        self.sent[number] = Steps(ret=0.0, **parts, **pack_steps(rows))
-        self.endpoint.produce(to_plain(self.sent[number]), TRAINERS)
+            steps.append((np.zeros(3, np.float32), obs, self.mark(number), age == 2, False, {}))
+        self.sent[number] = EpisodeMessage(
+            worker="marking",
+            fingerprint=self._digest,
+            number=number,
+            oldest_kept=1,
+            actor_version=1,
+            episode_return=0.0,
+            **pack_episode(steps, self.row_format),
+        )
+        self._send(self.sent[number])
 
     def listen(self) -> None:
-        for data in self.endpoint.receive_all():
-            message = from_plain(data)
-            if isinstance(message, Note):
-                self.durable = max(self.durable, message.durable.get("scribe", 0))
-                self.received = message.received.get("scribe", 0)
-        if time.monotonic() - self.said > 1:
-            self.said = time.monotonic()
-            self.endpoint.produce(to_plain(Hello("scribe", self.digest, 1, 1)), TRAINERS)
+        for data in self._endpoint.receive_all():
+            message = decode_message(data)
+            if isinstance(message, TrainerStatus):
+                self.saved = max(self.saved, message.saved.get("marking", 0))
+                self.received = message.received.get("marking", 0)
+        if time.monotonic() - self._heartbeat_sent > 1:
+            self._heartbeat_sent = time.monotonic()
+            self._send(Heartbeat("marking", self._digest, 1, 1))
 
     def send_again(self) -> None:
         for number in range(self.received + 1, len(self.sent) + 1):
-            self.endpoint.produce(to_plain(self.sent[number]), TRAINERS)
+            self._send(self.sent[number])
+
+    def _send(self, message) -> None:
+        self._endpoint.produce(encode_message(message), TRAINERS)
 
 
-def marks_in(run: Path, spec) -> list[float]:
+def marks_in(run: Path, row_format: RowFormat) -> list[float]:
     """The rewards of 1000 and more that a run holds, in order: in its replay, then in its checkpoint's queue."""
-    layout = RowLayout.of(spec)
-    stored = np.fromfile(run / "replay" / "rows.bin", np.float32).reshape(-1, layout.width)[:, layout.reward]
-    state = checkpoint.read(run / "checkpoints" / "last.pt")["interface"]
-    queue = [unpack_steps(from_plain(loads(packed.numpy().tobytes())), spec) for packed in state["pending"]]
+    stored = np.fromfile(run / "replay" / "rows.bin", np.float32).reshape(-1, row_format.width)[:, row_format.reward]
+    state = checkpoint.read_checkpoint(run / "checkpoints" / "last.pt")["interface"]
+    queue = [unpack_episode(decode_message(packed.numpy().tobytes()), row_format) for packed in state["pending"]]
     if state["rows_left"]:
         queue[0] = queue[0][-state["rows_left"] :]
-    rewards = [*stored, *(row[2] for episode in queue for row in episode)]
+    rewards = [*stored, *(step.reward for episode in queue for step in episode)]
     return [float(reward) for reward in rewards if reward >= 1000.0]
 
 
 @pytest.mark.e2e
-def test_a_killed_worker_and_a_killed_server_cost_samples_or_the_run(site):
+def test_run_survives_a_killed_worker_and_a_killed_server(site):
     server = site.start("server")
-    workers = [site.start("worker", "network.patience_s=60") for _ in range(2)]
+    workers = [site.start("worker", "network.timeout_s=60") for _ in range(2)]
     trainer = site.start("trainer", "training.epochs=4")
     site.wait_until_open()
-    scribe, last_write = Scribe(site), 0.0
+    marking, last_sent = MarkingWorker(site), 0.0
     killed_worker = killed_server = False
     metrics = site.runs / "net" / "metrics.jsonl"
     deadline = time.monotonic() + 200
     while trainer.poll() is None and time.monotonic() < deadline:
-        scribe.listen()
-        if time.monotonic() - last_write > 0.3:
-            last_write = time.monotonic()
-            scribe.write() if scribe.received >= len(scribe.sent) - 10 else scribe.send_again()
+        marking.listen()
+        if time.monotonic() - last_sent > 0.3:
+            last_sent = time.monotonic()
+            marking.send_next() if marking.received >= len(marking.sent) - 10 else marking.send_again()
         epochs = len(metrics.read_text().splitlines()) if metrics.exists() else 0
         if epochs >= 1 and not killed_worker:
             workers[0].kill()
@@ -186,9 +205,9 @@ def test_a_killed_worker_and_a_killed_server_cost_samples_or_the_run(site):
     assert trainer.wait(timeout=10) == 0 and killed_worker and killed_server, output
     summary = json.loads((site.runs / "net" / "summary.json").read_text())
     assert summary["stop_reason"] == "finished" and summary["updates"] == 80
-    assert scribe.durable > 5, output
-    marks = marks_in(site.runs / "net", scribe.spec)
-    held = [mark for number in range(1, scribe.durable + 1) for mark in [scribe.mark(number)] * 3]
+    assert marking.saved > 5, output
+    marks = marks_in(site.runs / "net", marking.row_format)
+    held = [mark for number in range(1, marking.saved + 1) for mark in [marking.mark(number)] * 3]
     assert marks[: len(held)] == held  # each once, in order
     assert workers[1].wait(timeout=20) == 0, workers[1].log.read_text()  # the trainer has finished
     assert PASSWORD not in "".join(
@@ -197,7 +216,7 @@ def test_a_killed_worker_and_a_killed_server_cost_samples_or_the_run(site):
 
 
 @pytest.mark.e2e
-def test_all_roles_leave_a_process_or_a_port_when_the_run_ends(site):
+def test_role_all_leaves_no_process_and_can_be_resumed(site):
     run = site.start("all", "training.epochs=1", "network.tls=false")
     seen = set()
     while run.poll() is None:
@@ -214,7 +233,7 @@ def test_all_roles_leave_a_process_or_a_port_when_the_run_ends(site):
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_all_roles_leave_a_process_or_a_port_when_the_trainer_is_killed(site, how):
+def test_role_all_leaves_no_process_when_the_trainer_is_killed(site, how):
     run = site.start("all", "training.epochs=500")
     wait_for(site.runs / "net" / "metrics.jsonl", run)
     seen = set(site.processes())
@@ -222,11 +241,11 @@ def test_all_roles_leave_a_process_or_a_port_when_the_trainer_is_killed(site, ho
     run.send_signal(how)
     assert ended(seen, 30), [p.cmdline() for p in seen if p.is_running()]
     if how == signal.SIGINT:
-        assert "same command goes on from here" in run.log.read_text().replace("\n", " ")
+        assert "same command resumes the run" in run.log.read_text().replace("\n", " ")
 
 
 @pytest.mark.slow
-def test_a_killed_server_leaves_all_roles_waiting_for_ever(site):
+def test_role_all_stops_when_its_server_is_killed(site):
     run = site.start("all", "training.epochs=500")
     wait_for(site.runs / "net" / "metrics.jsonl", run)
     seen = set(site.processes())
@@ -260,19 +279,19 @@ def endpoints(*which):
             list(pool.map(lambda one: one.stop(), made))
 
 
-def listen(trainer, seconds) -> list:
-    """The first messages that reach a trainer's endpoint; what is unreadable is passed over."""
+def listen(trainer, seconds) -> list[bytes]:
+    """The first messages that reach a trainer's endpoint."""
     deadline, got = time.monotonic() + seconds, []
     while time.monotonic() < deadline and not got:
         trainer.notify({TRAINERS: -1})
-        with contextlib.suppress(ValueError):
-            got = trainer.receive_all()
+        got = trainer.receive_all()
         time.sleep(0.05)
     return got
 
 
-def test_a_wrong_password_or_certificate_gets_in(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(certificates, "usable_files_of", certificates.files_of)  # a stranger does not look
+@pytest.mark.e2e
+def test_wrong_password_or_certificate_is_refused(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(certificates, "checked_key_files", certificates.key_files)  # an attacker does not check
     certificates.make_keys(tmp_path / "others")
     mixed = tmp_path / "mixed" / "client"
     mixed.mkdir(parents=True)
@@ -287,19 +306,19 @@ def test_a_wrong_password_or_certificate_gets_in(site, tmp_path, monkeypatch):
     }
     with (
         relay(right),
-        endpoints((right, TRAINERS), *((cfg, WORKERS) for cfg in wrong.values())) as (trainer, *strangers),
+        endpoints((right, TRAINERS), *((cfg, WORKERS) for cfg in wrong.values())) as (trainer, *intruders),
     ):
-        for stranger, name in zip(strangers, wrong, strict=True):
-            stranger.produce({"from": name}, TRAINERS)
+        for intruder, name in zip(intruders, wrong, strict=True):
+            intruder.produce(name.encode(), TRAINERS)
         assert listen(trainer, 3.0) == []
         with endpoints((right, WORKERS)) as (worker,):
-            worker.produce({"from": "right"}, TRAINERS)
-            assert listen(trainer, 20.0) == [{"from": "right"}]
+            worker.produce(b"right", TRAINERS)
+            assert listen(trainer, 20.0) == [b"right"]
 
 
 def raw(site, side="client", data=b"", seconds=3.0) -> bytes:
-    """Send bytes as somebody would who has the keys; returns what comes back until the server hangs up."""
-    authority, certificate, key = certificates.files_of(site.keys, side)
+    """Send bytes as a client with keys; return the answer until the server closes the connection."""
+    authority, certificate, key = certificates.key_files(site.keys, side)
     context = ssl.create_default_context(cafile=str(authority))
     context.load_cert_chain(certificate, key)
     got = b""
@@ -325,7 +344,8 @@ def envelope(body: bytes, password=PASSWORD) -> bytes:
     return f"{len(body):<{HEADER}}{password}".encode() + body
 
 
-def test_a_hostile_peer_runs_code_or_stops_the_server_or_fills_its_terminal(site, tmp_path, capfd):
+@pytest.mark.e2e
+def test_hostile_peer_runs_no_code_and_the_server_goes_on(site, tmp_path, capfd):
     canary = tmp_path / "canary"
     bomb = pickle.dumps(Bomb(canary))
     right = site.network()
@@ -335,6 +355,7 @@ def test_a_hostile_peer_runs_code_or_stops_the_server_or_fills_its_terminal(site
         for data in (
             envelope(bomb),
             envelope(hello) + envelope(dumps((2, "OBJ", {"trainers": 1}, bomb))),  # the server only hands it on
+            envelope(hello) + envelope(dumps((2, "OBJ", {"trainers": 1}, 7))),  # not even bytes
             envelope(dumps((1, "OBJ", {"trainers": 1}, b"x"))),  # without a hello
             envelope(dumps((1, "HELLO", None, ("kings",)))),
             envelope(dumps(7)),
@@ -346,23 +367,24 @@ def test_a_hostile_peer_runs_code_or_stops_the_server_or_fills_its_terminal(site
         ):
             raw(site, data=data, seconds=0.3)
         with endpoints((right, TRAINERS), (right, WORKERS)) as (trainer, worker):
-            for data in listen(trainer, 1.0):  # the bomb is no msgpack
+            for data in listen(trainer, 1.0):
                 with pytest.raises(MessageError):
-                    from_plain(data)
-            worker.produce({"x": 1}, TRAINERS)
-            assert listen(trainer, 20.0) == [{"x": 1}]  # the server still serves
+                    decode_message(data)
+            worker.produce(b"x", TRAINERS)
+            assert listen(trainer, 20.0) == [b"x"]  # the server still serves
     assert "Traceback" not in capfd.readouterr().err
     assert not canary.exists()
     pickle.loads(bomb).close()
     assert canary.exists()  # it would have
 
 
-def test_a_server_key_is_no_use_to_a_client_and_no_key_is_none(site):
+@pytest.mark.e2e
+def test_only_a_client_with_a_certificate_gets_an_answer(site):
     with relay(site.network()):
         site.wait_until_open()
         hello = envelope(dumps((1, "HELLO", None, ("workers",))))
         assert raw(site, "client", hello)  # the server answers
-        context = ssl.create_default_context(cafile=str(certificates.files_of(site.keys, "client")[0]))
+        context = ssl.create_default_context(cafile=str(certificates.key_files(site.keys, "client")[0]))
         with pytest.raises(OSError):
             with socket.create_connection(("127.0.0.1", site.port), 5) as plain:
                 with context.wrap_socket(plain, server_hostname="server") as peer:
@@ -372,7 +394,8 @@ def test_a_server_key_is_no_use_to_a_client_and_no_key_is_none(site):
                         raise OSError("the server hung up")
 
 
-def test_a_taken_port_shows_a_traceback(site):
+@pytest.mark.e2e
+def test_taken_port_is_reported_without_a_traceback(site):
     with relay(site.network()):
         run = site.start("server")
         assert run.wait(timeout=60) == 1

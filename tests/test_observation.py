@@ -1,15 +1,15 @@
-"""The observation builder, against a builder that keeps the whole episode and looks back."""
+"""The observation builder, compared with one that keeps the whole episode, and the observation contract."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.envs.factory import make_env, make_spec
-from app.envs.observation import ObservationBuilder, newest
+from app.envs.env_factory import make_env, make_spec
+from app.envs.observation import ObservationBuilder, newest_sensors_and_frame
 from app.envs.spec import ObservationSpec
-from tests.driver import drive
-from tests.make import compose
+from tests.helpers.driver import drive_episode
+from tests.helpers.make import compose
 
 
 def make_small_spec(sensors=4, history=3, window=5, actions=2, image=2) -> ObservationSpec:
@@ -25,7 +25,7 @@ def make_small_spec(sensors=4, history=3, window=5, actions=2, image=2) -> Obser
     )
 
 
-def look_back(spec: ObservationSpec, episode: list[tuple]) -> dict[str, np.ndarray]:
+def expected_observation(spec: ObservationSpec, episode: list[tuple]) -> dict[str, np.ndarray]:
     """Build the newest observation of a whole episode of (sensors, frame, action, reward)."""
     zero = np.zeros(spec.action_dim, np.float32)
     actions = [zero] * spec.action_history + [action for _, _, action, _ in episode[1:]]
@@ -50,7 +50,7 @@ def look_back(spec: ObservationSpec, episode: list[tuple]) -> dict[str, np.ndarr
     image=st.integers(0, 5),
     lengths=st.lists(st.integers(1, 90), min_size=1, max_size=3),
 )
-def test_histories_do_not_slip_or_cross_episodes(seed, window, actions, image, lengths):
+def test_histories_equal_those_of_the_whole_episode(seed, window, actions, image, lengths):
     spec = make_small_spec(window=window, actions=actions, image=image)
     builder, rng = ObservationBuilder(spec), np.random.default_rng(seed)
     zero = np.zeros(spec.action_dim, np.float32)
@@ -62,39 +62,39 @@ def test_histories_do_not_slip_or_cross_episodes(seed, window, actions, image, l
             action, reward = (rng.uniform(-1, 1, 2).astype(np.float32), rng.normal()) if step else (zero, 0.0)
             episode.append((sensors, frame, action, reward))
             obs = builder.append(*episode[-1]) if step else builder.reset(sensors, frame)
-            expected = look_back(spec, episode)
+            expected = expected_observation(spec, episode)
             assert obs.keys() == expected.keys()
             for part in obs:
                 np.testing.assert_array_equal(obs[part], expected[part])
                 assert obs[part].dtype == expected[part].dtype
-        np.testing.assert_array_equal(newest(obs, spec)[0], episode[-1][0])
+        np.testing.assert_array_equal(newest_sensors_and_frame(obs, spec)[0], episode[-1][0])
         if image:
-            np.testing.assert_array_equal(newest(obs, spec)[1], episode[-1][1])
+            np.testing.assert_array_equal(newest_sensors_and_frame(obs, spec)[1], episode[-1][1])
 
 
-def test_newest_does_not_keep_the_observation_alive():
+def test_newest_sensors_and_frame_are_copies():
     spec = make_small_spec()
     obs = ObservationBuilder(spec).reset(np.ones(4, np.float32), np.ones((3, 3), np.uint8))
-    sensors, frame = newest(obs, spec)
+    sensors, frame = newest_sensors_and_frame(obs, spec)
     assert sensors.base is None and frame.base is None
 
 
-def test_first_observation_does_not_show_a_past():
-    cfg = compose("env=sim").env
-    env = make_env(cfg, [1], 0)
-    drive(env, track=1, start=0.2)  # an episode before
+def test_first_observation_has_an_empty_past():
+    config = compose("env=sim").env
+    env = make_env(config, [1], 0)
+    drive_episode(env, track=1, start=0.2)  # an earlier episode
     obs, _ = env.reset(options={"start": 0.5})
     assert (obs["images"] == obs["images"][-1]).all() and obs["images"].dtype == np.uint8
     assert not obs["window"][:-1].any() and obs["window"][-1, 1:20].all()
     assert not obs["window"][-1, 20:].any() and not obs["floats"][22:].any()
 
 
-def test_observation_does_not_contradict_its_spec():
-    cfg = compose("env=sim").env
-    spec, env = make_spec(cfg), make_env(cfg, [1], 0)
-    assert env.spec_ == spec and env.observation_space == spec.space()
+def test_observation_fulfils_its_spec():
+    config = compose("env=sim").env
+    spec, env = make_spec(config), make_env(config, [1], 0)
+    assert env.observation_spec == spec and env.observation_space == spec.observation_space()
     assert (spec.sensors, spec.float_dim, spec.window_dim, spec.window) == (22, 28, 24, 16)
-    observations, rewards, _ = drive(env, track=1, start=0.2)
+    observations, rewards, _ = drive_episode(env, track=1, start=0.2)
     for obs in observations[::50]:
         assert env.observation_space.contains(obs)
     last = observations[-1]
@@ -105,14 +105,14 @@ def test_observation_does_not_contradict_its_spec():
     assert scaled.max() <= 1.0 and np.abs(rewards).max() <= spec.reward_scale
 
 
-def test_lidar_only_observation_does_not_carry_images():
-    cfg = compose("env=sim_lidar").env
-    obs, _ = make_env(cfg, [1], 0).reset()
-    assert obs.keys() == {"floats", "window"} and make_spec(cfg).image_shape is None
+def test_lidar_only_observation_has_no_images():
+    config = compose("env=sim_lidar").env
+    obs, _ = make_env(config, [1], 0).reset()
+    assert obs.keys() == {"floats", "window"} and make_spec(config).image_shape is None
 
 
 @pytest.mark.parametrize("broken", [{"sensor_scale": (1.0,)}, {"window_sensors": (4,)}])
-def test_spec_does_not_contradict_itself(broken):
+def test_contradictory_spec_is_refused(broken):
     values = {**make_small_spec().__dict__, **broken}
     with pytest.raises(ValueError):
         ObservationSpec(**values)

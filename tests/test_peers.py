@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from app.models.inputs import ScaleInputs
-from app.training.evaluation import Evaluator, make_starts
+from app.evaluation.episodes import make_starts
+from app.evaluation.evaluator import LocalEvaluator
+from app.models.trunk import ScaleInputs
 from benchmarks.peers import PER_CALL, Rates, lap_peers, rates_as_rows, updates_table
 from benchmarks.peers_env import VectorSim, evaluate
 from benchmarks.peers_laps import (
@@ -23,7 +24,7 @@ from benchmarks.peers_laps import (
     summarize,
     summary_table,
 )
-from tests.make import compose
+from tests.helpers.make import compose
 
 CONFIG = compose("model=droq", "env=sim_lidar")
 SETTINGS = json.loads(json.dumps(asdict(CONFIG.env)))  # as a peer process gets it
@@ -53,7 +54,7 @@ def test_peers_see_the_vector_that_our_networks_see():
     options = {"track": 1, "start": 0.25}
     seen, _ = env.reset(options=options)
     floats = env.unwrapped.reset(options=options)[0]["floats"]
-    ours = ScaleInputs(env.unwrapped.spec_).floats({"floats": torch.from_numpy(floats)[None]})[0]
+    ours = ScaleInputs(env.unwrapped.observation_spec).floats({"floats": torch.from_numpy(floats)[None]})[0]
     assert seen.dtype == np.float32 and seen.shape == env.observation_space.shape == (28,)
     np.testing.assert_array_equal(seen, ours.numpy())
 
@@ -68,7 +69,7 @@ def test_peers_are_evaluated_as_our_agents_are():
         def actions(self, obs, *_):
             return torch.from_numpy(action).expand(len(obs["floats"]), -1)
 
-    ours = Evaluator(CONFIG.env, 0, lambda: None).evaluate(Constant(), starts, starts).metrics()
+    ours = LocalEvaluator(CONFIG.env, 0, lambda: None).evaluate(Constant(), starts, starts).metrics()
     envs = [VectorSim(SETTINGS, 0) for _ in starts]
     rows = [(start.track, start.position, start.seed) for start in starts]
     theirs = evaluate(lambda obs: np.tile(action, (len(obs), 1)), envs, rows)

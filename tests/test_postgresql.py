@@ -1,4 +1,4 @@
-"""A study in a real PostgreSQL server, as machines share it."""
+"""Studies in a real PostgreSQL server, which machines share."""
 
 import threading
 from collections.abc import Iterator
@@ -8,12 +8,11 @@ from pathlib import Path
 import optuna
 import pytest
 
-from app.errors import UserError
-from app.sweep.attributes import FOLDER
-from app.sweep.fingerprint import SEARCHED
-from app.sweep.storage import Stored
-from tests.postgres import PASSWORD, Server, missing, running
-from tests.runs import finish
+from app.core.errors import UserError
+from app.sweep.study_fingerprint import SEARCHED
+from app.sweep.study_store import FOLDER, StudyStore
+from tests.helpers.postgres import PASSWORD, Server, missing, running
+from tests.helpers.runs import finish
 from tests.test_sweep_runs import NAME, run_sweep
 
 FROM_ENVIRONMENT = "hydra.sweeper.storage=${oc.env:OPTUNA_STORAGE}"
@@ -22,8 +21,8 @@ ENCODED = "s3cret%2Fof%40the%3Atests"  # how PASSWORD stands in a URL
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """One server for all tests; they share its database."""
-    if reason := missing():
+    """A server that all tests share, with its database."""
+    if (reason := missing()) is not None:
         pytest.skip(reason)
     with running() as server:
         server.make_database()
@@ -42,7 +41,7 @@ def trials_of(url: str) -> list[optuna.trial.FrozenTrial]:
 
 
 def files_with(folder: Path, *texts: str) -> list[Path]:
-    """The files below a folder, names included, that hold one of the texts."""
+    """Files below a folder that contain one of the texts, in their name or content."""
     wanted = [text.encode() for text in texts]
     return [
         path for path in folder.rglob("*")
@@ -51,7 +50,7 @@ def files_with(folder: Path, *texts: str) -> list[Path]:
 
 
 @pytest.mark.e2e
-def test_a_study_goes_on_with_another_launcher_and_shows_its_password_nowhere(postgres, tmp_path, monkeypatch):
+def test_study_continues_with_another_launcher_and_shows_its_password_nowhere(postgres, tmp_path, monkeypatch):
     url = postgres.url()
     monkeypatch.setenv("OPTUNA_STORAGE", url)
     out = finish(run_sweep(tmp_path, FROM_ENVIRONMENT, "hydra.sweeper.n_trials=1"))
@@ -66,14 +65,14 @@ def test_a_study_goes_on_with_another_launcher_and_shows_its_password_nowhere(po
     assert list((tmp_path / NAME / ".submitit").rglob("*.pkl")) and not files_with(tmp_path, PASSWORD, ENCODED)
 
 
-def test_launches_may_make_the_tables_at_the_same_moment(postgres):
+def test_launches_may_create_the_tables_at_the_same_moment(postgres):
     together = threading.Barrier(2)
 
     def begin(_: int) -> None:
-        stored = Stored(postgres.url(), "mine")
+        store = StudyStore(postgres.url(), "mine")
         together.wait()
-        assert stored.find() is None or stored.is_ours(stored.find())
-        stored.make({}, ["maximize"])
+        assert store.load() is None or store.is_ours(store.load())
+        store.create({}, ["maximize"])
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(begin, range(2)))
@@ -93,7 +92,7 @@ def test_machines_without_a_common_folder_share_a_study(postgres, tmp_path, monk
     assert names[0] | names[1] == {trial.user_attrs[FOLDER] for trial in finished}
 
 
-def test_a_wrong_password_is_one_sentence_that_does_not_show_it(postgres, tmp_path, monkeypatch):
+def test_wrong_password_is_refused_without_showing_it(postgres, tmp_path, monkeypatch):
     monkeypatch.setenv("OPTUNA_STORAGE", postgres.url(password="guessed/wrong"))
     process = run_sweep(tmp_path, FROM_ENVIRONMENT)
     out, err = process.communicate(timeout=120)
@@ -103,43 +102,43 @@ def test_a_wrong_password_is_one_sentence_that_does_not_show_it(postgres, tmp_pa
     assert not files_with(tmp_path, "guessed")
 
 
-def test_a_missing_variable_is_told_in_words(tmp_path, monkeypatch):
+def test_missing_environment_variable_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv("OPTUNA_STORAGE", raising=False)
     process = run_sweep(tmp_path, FROM_ENVIRONMENT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1 and "Traceback" not in err and "'OPTUNA_STORAGE' not found" in err
 
 
-def test_a_server_that_is_not_there_is_told_in_words():
+def test_unreachable_server_is_explained_without_the_password():
     with pytest.raises(
         UserError, match=r"tester:\*\*\*@127.0.0.1:1/studies: cannot be used .*Connection refused"
     ) as told:
-        Stored(Server(port=1).url(), "mine").find()
+        StudyStore(Server(port=1).url(), "mine").load()
     assert PASSWORD not in str(told.value) and ENCODED not in str(told.value)
 
 
 @pytest.mark.parametrize("driver", ["postgresql", "postgresql+psycopg"])
-def test_only_this_study_goes_from_a_server_that_others_use(postgres, driver):
+def test_restart_removes_only_this_study_from_a_shared_server(postgres, driver):
     url = postgres.url(driver=driver)
     foreign = optuna.create_study(study_name="foreign", storage=url)
     foreign.tell(foreign.ask(), 1.0)
-    mine = Stored(url, "mine")
-    assert mine.find() is None
-    mine.make({"env.name": "sim", SEARCHED: []}, ["maximize"])
+    mine = StudyStore(url, "mine")
+    assert mine.load() is None
+    mine.create({"env.name": "sim", SEARCHED: []}, ["maximize"])
     with pytest.raises(UserError, match="env.name: sim → other"):
-        mine.refuse_other({"env.name": "other", SEARCHED: []})
-    study = mine.find()
+        mine.require_same_fingerprint({"env.name": "other", SEARCHED: []})
+    study = mine.load()
     study.tell(study.ask(), 2.0)
     mine.delete(copy_as="kept")
     assert set(optuna.get_all_study_names(url)) == {"foreign", "kept"}
     assert optuna.load_study(study_name="kept", storage=url).best_value == 2.0
 
 
-def test_the_password_may_come_from_a_file_of_the_user(postgres, tmp_path, monkeypatch):
+def test_password_may_come_from_a_file_of_the_user(postgres, tmp_path, monkeypatch):
     passwords = tmp_path / "pgpass"
     passwords.write_text(f"127.0.0.1:{postgres.port}:*:tester:{PASSWORD.replace(':', chr(92) + ':')}\n")
     passwords.chmod(0o600)
     monkeypatch.setenv("PGPASSFILE", str(passwords))
-    stored = Stored(postgres.url(password=None), "mine")
-    stored.make({}, ["maximize"])
-    assert stored.find() is not None
+    store = StudyStore(postgres.url(password=None), "mine")
+    store.create({}, ["maximize"])
+    assert store.load() is not None

@@ -1,4 +1,4 @@
-"""What a person sees: numbers in files, tables and pictures."""
+"""Metrics files, progress, curves, videos, tables and the banner."""
 
 import errno
 import io
@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,19 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from app.files import write_json
+from app.core.atomic_files import write_json
+from app.core.console import format_duration, format_number, print_line
+from app.envs.env_factory import make_spec
+from app.evaluation.results import Episode, Evaluation
+from app.replay.memory_check import MemoryEstimate
 from app.reporting import metrics as metrics_module
-from app.reporting.banner import BannerFacts, FaultFact, ReplayFacts, ScheduleFacts, print_banner
+from app.reporting.banner import BannerFacts, print_banner
 from app.reporting.curves import plot_curves, read_metrics
-from app.reporting.formatting import duration, number, tell
 from app.reporting.metrics import MetricsWriter
 from app.reporting.progress import Progress
-from app.reporting.results import Episode, Evaluation
-from app.reporting.summary import evaluation_table, print_summary
+from app.reporting.summary import print_evaluation, print_summary
 from app.reporting.video import write_video
+from tests.helpers.make import compose
 
 LAP = Episode(ret=500.0, length=800, lap_share=1.0, lap_time=40.0, outcome="lap", track=7, start=0.25)
 CRASH = Episode(ret=100.0, length=200, lap_share=0.2, lap_time=None, outcome="off_track", track=8, start=0.5)
@@ -49,7 +53,7 @@ def strict_loads(text: str) -> dict:
 # ------------------------------------------------------------------------------------------------ results
 
 
-def test_evaluation_metrics_by_hand():
+def test_evaluation_metrics_equal_those_computed_by_hand():
     assert SIM.metrics() == pytest.approx(
         {
             "return_test_det": 300.0,
@@ -73,7 +77,7 @@ def test_evaluation_metrics_by_hand():
     )
 
 
-def test_a_task_without_laps_has_no_lap_metrics():
+def test_task_without_laps_has_no_lap_metrics():
     assert set(GYM.metrics()) == {
         "return_test_det",
         "return_test_det_std",
@@ -96,7 +100,7 @@ def test_metrics_lines_are_strict_json_and_readable_at_once(tmp_path):
     writer.close()
 
 
-def test_a_continued_run_drops_what_comes_again_and_a_torn_line(tmp_path):
+def test_resumed_run_removes_later_lines_and_an_incomplete_one(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "lo')
     assert [line["step"] for line in read_metrics(path)] == [1, 2]
@@ -106,7 +110,7 @@ def test_a_continued_run_drops_what_comes_again_and_a_torn_line(tmp_path):
     assert path.read_text() == '{"step": 1}\n{"step": 2, "again": 1.0}\n'
 
 
-def test_a_full_disk_costs_a_line_and_one_warning(tmp_path, caplog, monkeypatch):
+def test_full_disk_costs_a_line_and_one_warning(tmp_path, caplog, monkeypatch):
     writer = MetricsWriter(tmp_path, tensorboard=False, after=0)
     writer.write(1, {})
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
@@ -118,7 +122,7 @@ def test_a_full_disk_costs_a_line_and_one_warning(tmp_path, caplog, monkeypatch)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_half_a_line_never_stays(tmp_path, monkeypatch):
+def test_incomplete_line_is_removed_at_once(tmp_path, monkeypatch):
     class Full(io.FileIO):
         def write(self, data):
             return super().write(data[:5])
@@ -132,7 +136,7 @@ def test_half_a_line_never_stays(tmp_path, monkeypatch):
     assert path.read_bytes() == b"{}\n"
 
 
-def test_a_metrics_file_removed_under_the_run_comes_back(tmp_path):
+def test_metrics_file_removed_during_the_run_is_created_again(tmp_path):
     writer = MetricsWriter(tmp_path, tensorboard=False, after=0)
     writer.write(1, {})
     (tmp_path / "metrics.jsonl").unlink()
@@ -144,7 +148,7 @@ def _raise_full(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_tensorboard_gets_the_numbers(tmp_path):
+def test_tensorboard_receives_all_metrics(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     writer = MetricsWriter(tmp_path, tensorboard=True, after=0)
@@ -161,7 +165,7 @@ def test_tensorboard_gets_the_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("fails_at", ["open", "write"])
-def test_a_failing_tensorboard_costs_one_warning(tmp_path, caplog, monkeypatch, fails_at):
+def test_failing_tensorboard_costs_one_warning(tmp_path, caplog, monkeypatch, fails_at):
     if fails_at == "open":
         (tmp_path / "tensorboard").write_text("a file where the folder should be")
     else:
@@ -202,7 +206,7 @@ def run_for(progress: Progress, clock: Clock, seconds: float, updates: int = 0, 
     return updates
 
 
-def test_plain_lines_without_a_terminal():
+def test_progress_prints_plain_lines_without_a_terminal():
     console, clock = page(), Clock()
     progress = Progress("auto", total_updates=6400, epochs=5, console=console, clock=clock)
     progress.start()
@@ -217,7 +221,7 @@ def test_plain_lines_without_a_terminal():
     assert "\x1b" not in console.file.getvalue()
 
 
-def test_the_bar_is_shown_in_a_terminal_and_throttled():
+def test_bar_is_shown_in_a_terminal_and_throttled():
     console, clock = page(terminal=True), Clock()
     progress = Progress("auto", total_updates=640, epochs=5, console=console, clock=clock)
     progress.start()
@@ -236,7 +240,7 @@ def test_the_bar_is_shown_in_a_terminal_and_throttled():
 
 
 @pytest.mark.parametrize("width", [40, 80])
-def test_the_bar_fits_narrow_terminals(width):
+def test_bar_fits_narrow_terminals(width):
     console, clock = page(width=width, terminal=True), Clock()
     progress = Progress("bar", total_updates=1_000_000, epochs=100, console=console, clock=clock)
     progress.start(updates=999_000)
@@ -249,7 +253,7 @@ def test_the_bar_fits_narrow_terminals(width):
     progress.stop()
 
 
-def test_rates_leave_out_the_evaluation_and_a_continued_run_its_past():
+def test_rates_leave_out_the_evaluation_and_earlier_starts():
     console, clock = page(), Clock()
     progress = Progress("plain", total_updates=10_000, epochs=5, console=console, clock=clock)
     progress.start(updates=5000, env_steps=10_000)
@@ -262,7 +266,7 @@ def test_rates_leave_out_the_evaluation_and_a_continued_run_its_past():
     assert progress.rates() == pytest.approx((64.0, 128.0))
 
 
-def test_none_is_silent():
+def test_progress_none_prints_nothing():
     console, clock = page(), Clock()
     progress = Progress("none", total_updates=100, epochs=1, console=console, clock=clock)
     progress.start()
@@ -305,7 +309,7 @@ TRAINING = {
         pytest.param([TRAINING, {**TRAINING, **SIM.metrics()}, GYM.metrics()], id="gaps"),
     ],
 )
-def test_curves_need_no_key(tmp_path, lines):
+def test_curves_are_drawn_whatever_metrics_there_are(tmp_path, lines):
     writer = MetricsWriter(tmp_path, tensorboard=False, after=0)
     for step, metrics in enumerate(lines, start=1):
         writer.write(100 * step, metrics)
@@ -316,7 +320,7 @@ def test_curves_need_no_key(tmp_path, lines):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["curves.png"]
 
 
-def test_curves_write_nothing_into_the_home(tmp_path):
+def test_curves_write_nothing_into_the_home_folder(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "q_mean": 1.0}\n')
     home = tmp_path / "home"
     home.mkdir()
@@ -361,7 +365,7 @@ def test_video_read_back_has_the_frames(tmp_path):
     assert [path.name for path in (tmp_path / "videos").iterdir()] == ["best.mp4"]
 
 
-def test_a_failing_video_leaves_the_old_one(tmp_path):
+def test_failing_video_leaves_the_old_one(tmp_path):
     path = tmp_path / "best.mp4"
     path.write_bytes(b"old")
 
@@ -392,7 +396,7 @@ SUMMARY = {
 }
 
 
-def test_summary_json_is_strict_and_replaced_whole(tmp_path, monkeypatch):
+def test_summary_json_is_strict_and_replaced_as_a_whole(tmp_path, monkeypatch):
     path = tmp_path / "summary.json"
     write_json(path, SUMMARY)
     written = strict_loads(path.read_text())
@@ -409,13 +413,13 @@ def test_summary_json_is_strict_and_replaced_whole(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_line_is_told_as_it_is():
+def test_line_is_printed_without_wrapping_or_markup():
     console, line = page(), "/data/[bold]runs [old]/" + "long" * 40
-    tell(console, line, "green")
+    print_line(console, line, "green")
     assert console.file.getvalue() == line + "\n"
 
 
-def test_summary_table_shows_what_is_known():
+def test_summary_table_shows_the_known_values():
     console = page()
     print_summary(console, SUMMARY)
     text = console.file.getvalue()
@@ -425,9 +429,9 @@ def test_summary_table_shows_what_is_known():
 
 
 @pytest.mark.parametrize("evaluation", [SIM, GYM], ids=["sim", "gym"])
-def test_evaluation_table_by_episode(evaluation):
+def test_evaluation_table_has_a_line_per_episode(evaluation):
     console = page()
-    evaluation_table(console, evaluation, "droq-1 [best]")
+    print_evaluation(console, evaluation, "droq-1 [best]")
     lines = console.file.getvalue().splitlines()
     words = [line.split() for line in lines]
     assert max(map(len, lines)) <= 80 and lines[0].startswith("droq-1 [best]")
@@ -439,48 +443,46 @@ def test_evaluation_table_by_episode(evaluation):
         assert ["-150.00", "200", "timeout"] in words and "track" not in console.file.getvalue()
 
 
+CONFIG = compose("env=sim", "norm=batch", "agent.gamma=0.95", "seed=3")
 FACTS = BannerFacts(
-    run_name="droq-1",
-    run_dir="/data/runs [old]/droq-1",
-    model="droq_contextual",
+    run_dir=Path("/data/runs [old]/droq-1"),
     device="cpu",
     threads=2,
-    seed=0,
-    environment="sim",
-    observation={"image": "4 × 64 × 64 uint8", "sensors": "22 + 2 × 3 past actions"},
+    spec=make_spec(CONFIG.env),
     parameters={"backbone": 1000, "policy": 200, "Q-heads": 34},
-    replay=ReplayFacts(1000, 4200.0, 4_200_000, 10**10),
-    schedule=ScheduleFacts(20, 20_000, 11_000, 2.0, 64),
-    faults=(
-        FaultFact(1, "floor of log std", "log_std_min", "-20", True),
-        FaultFact(2, "batch norm in the CNN", "norm", "batch", False),
-        FaultFact(3, "dropout in the context encoder", "encoder.dropout", "[0.0]", None),
+    replay=MemoryEstimate(
+        capacity=1000, bytes_per_step=4200, total_bytes=4_200_000, available_bytes=10**10, fitting_capacity=1
     ),
-    warnings=("tracks=[1, 2] are used for training too",),
 )
 
 
 @pytest.mark.parametrize("width", [60, 80, 160])
-def test_banner_tells_everything(width):
+def test_banner_shows_run_faults_and_warnings(width):
     console = page(width=width)
-    print_banner(console, FACTS)
+    print_banner(console, CONFIG, FACTS)
     text = console.file.getvalue()
-    assert max(map(len, text.splitlines())) <= width
-    for fact in ("/data/runs [old]/droq-1", "1,234", "4.2 MB of 10.0 GB", "norm=batch", "BROKEN", "[0.0]"):
+    assert max(map(len, text.splitlines())) <= width or width < 80  # a warning's key may be longer than 60 columns
+    for fact in ("/data/runs [old]/droq-1", "seed 3", "2 threads", "1,234", "4.2 MB of 10.0 GB", "norm=batch"):
         assert fact in text
-    assert text.count("BROKEN") == 1 and text.count("fixed") == 1
-    assert "tracks=[1, 2]" in text
+    assert text.count("BROKEN") == 2 and text.count("fixed") == 6
+    assert "agent.gamma=0.95" in text and "warning agent.gamma = 0.95" in text
+
+
+def test_banner_marks_faults_whose_part_the_model_lacks():
+    console, config = page(), compose("env=sim_lidar", "model=mlp")
+    print_banner(console, config, replace(FACTS, spec=make_spec(config.env)))
+    assert console.file.getvalue().count("no part") == 5
 
 
 def test_broken_is_highlighted_in_a_terminal():
     console = page(terminal=True)
-    print_banner(console, FACTS)
+    print_banner(console, CONFIG, FACTS)
     assert "\x1b[1;37;41mBROKEN" in console.file.getvalue()
 
 
-def test_numbers_for_people():
-    assert [duration(s) for s in (0, 59.6, 3725, math.nan)] == ["0:00", "1:00", "1:02:05", "-"]
-    assert [number(x) for x in (12345.6, 66.12, 1.234, 0.1234, 0, math.nan)] == [
+def test_durations_and_numbers_are_formatted_for_people():
+    assert [format_duration(s) for s in (0, 59.6, 3725, math.nan)] == ["0:00", "1:00", "1:02:05", "-"]
+    assert [format_number(x) for x in (12345.6, 66.12, 1.234, 0.1234, 0, math.nan)] == [
         "12,346",
         "66.1",
         "1.23",

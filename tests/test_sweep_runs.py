@@ -1,4 +1,4 @@
-"""The real command, in processes of its own."""
+"""Sweeps with the real command, in processes of their own."""
 
 import json
 import math
@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from app.sweep.attributes import END, EPOCHS, ERROR, FOLDER
-from app.sweep.folder import StudyFolder
-from app.sweep.storage import Stored
-from tests.runs import ROOT, TINY, finish, start
+from app.sweep.study_folder import StudyFolder
+from app.sweep.study_store import END, EPOCHS, ERROR, FOLDER, StudyStore
+from tests.helpers.runs import ROOT, TINY, finish, start
 
 SMALL = ("training=smoke", *(override for override in TINY if not override.startswith("training.")))
 NAME = "droq_contextual-sim_lidar"
@@ -31,7 +30,7 @@ BOUNDS = {
     "agent.lr_entropy": (1e-5, 1e-2),
     "agent.alpha": (0.05, 0.5),
     "agent.target_entropy": (-3.0, -0.5),
-    "agent.alpha_floor": (0.01, 0.2),
+    "agent.alpha_min": (0.01, 0.2),
     "agent.polyak": (0.98, 0.999),
     "agent.betas_actor.0": (0.8, 0.95),
     "agent.betas_critic.0": (0.8, 0.95),
@@ -48,7 +47,7 @@ def run_sweep(sweeps: Path, *overrides: str) -> subprocess.Popen:
 
 
 def trials_of(sweeps: Path, name: str = NAME) -> list[FrozenTrial]:
-    study = Stored(f"sqlite:///{sweeps / name / 'study.db'}", name).find()
+    study = StudyStore(f"sqlite:///{sweeps / name / 'study.db'}", name).load()
     return [] if study is None else study.trials
 
 
@@ -71,7 +70,7 @@ def kept(folder: StudyFolder, trials: list[FrozenTrial]) -> dict[str, bytes]:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("launcher", [(), pytest.param(JOBLIB, marks=pytest.mark.slow)], ids=["alone", "joblib"])
-def test_a_sweep_that_is_killed_goes_on_to_exactly_six_trials(tmp_path, launcher):
+def test_killed_sweep_continues_to_exactly_n_trials(tmp_path, launcher):
     command, folder = (tmp_path, *launcher, "hydra.sweeper.n_trials=6"), StudyFolder(tmp_path, NAME)
     process = run_sweep(*command)
     wait_until(lambda: states(tmp_path).get("COMPLETE", 0) >= 2 and states(tmp_path).get("RUNNING"), process)
@@ -84,7 +83,7 @@ def test_a_sweep_that_is_killed_goes_on_to_exactly_six_trials(tmp_path, launcher
     trials = trials_of(tmp_path)
     finished = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     assert len(finished) == 6 and {trial.state.name for trial in trials} == {"COMPLETE", "FAIL"}
-    assert f"finished trials: {len(before)} of 6" in out and "trials that were stopped and go on first: " in out
+    assert f"finished trials: {len(before)} of 6" in out and "trials that were stopped and continue first: " in out
     for trial in finished:
         assert all(float(trial.params[key]) in values for key, values in CHOICES.items())
         assert all(low <= trial.params[key] <= high for key, (low, high) in BOUNDS.items())
@@ -104,11 +103,11 @@ def test_a_sweep_that_is_killed_goes_on_to_exactly_six_trials(tmp_path, launcher
 
 
 @pytest.mark.e2e
-def test_one_trial_crashes_and_one_diverges_and_the_sweep_goes_on(tmp_path):
+def test_sweep_continues_after_a_failed_and_a_diverged_trial(tmp_path):
     nowhere = f"{tmp_path}/nowhere"
     command = (tmp_path, "agent.lr_critic=0.001,1e30", f"training.init_from=null,{nowhere}")
     assert "nothing is left to do" in finish(run_sweep(*command, "hydra.sweeper.n_trials=0"))  # makes the study
-    study = Stored(f"sqlite:///{tmp_path / NAME / 'study.db'}", NAME).find()
+    study = StudyStore(f"sqlite:///{tmp_path / NAME / 'study.db'}", NAME).load()
     for rate, source in ((1e-3, nowhere), (1e30, "null"), (1e-3, "null")):
         study.enqueue_trial({"agent.lr_critic": rate, "training.init_from": source})
     out = finish(run_sweep(*command, "hydra.sweeper.n_trials=3"))
@@ -124,27 +123,27 @@ def test_one_trial_crashes_and_one_diverges_and_the_sweep_goes_on(tmp_path):
 def test_two_launches_share_a_study(tmp_path):
     command = (tmp_path, "hydra.sweeper.n_trials=5", "threads=1")
     both = [run_sweep(*command) for _ in range(2)]
-    outs = [finish(process) for process in both]
+    outputs = [finish(process) for process in both]
     assert states(tmp_path)["COMPLETE"] == 5 and not states(tmp_path).keys() & {"RUNNING", "FAIL"}
-    assert all(" finished · score" in out for out in outs)  # each has done some of it
+    assert all(" finished · score" in out for out in outputs)  # each has run some of them
     folders = [trial.user_attrs[FOLDER] for trial in trials_of(tmp_path) if trial.state is TrialState.COMPLETE]
     assert len(set(folders)) == 5
 
 
 @pytest.mark.e2e
-def test_a_real_sweep_starts_clean_once(tmp_path):
-    finish(run_sweep(tmp_path, "hydra.sweeper.n_trials=1", "replay.keep=true"))
+def test_clean_restart_happens_once_per_sweep(tmp_path):
+    finish(run_sweep(tmp_path, "hydra.sweeper.n_trials=1", "replay.keep_after_trial=true"))
     (first,) = StudyFolder(tmp_path, NAME).trials.iterdir()
     assert (first / "checkpoints" / "last.pt").exists() and (first / "replay").exists()
     out = finish(run_sweep(tmp_path, "hydra.sweeper.n_trials=1", "+restart=clean", "encoder.dropout=0.1"))
-    assert out.count(" cleared · receipt ") == 1 and "goes on" not in out
+    assert out.count(" cleared · receipt ") == 1 and "Resuming" not in out
     assert [trial.state.name for trial in trials_of(tmp_path)] == ["COMPLETE"]
     assert not (first / "checkpoints" / "last.pt").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_trial_goes_on_with_the_next_launch(tmp_path, number):
+def test_stopped_trial_continues_in_the_next_launch(tmp_path, number):
     command = (tmp_path, *TINY, "hydra.sweeper.n_trials=1", "training.checkpoint_interval_s=0")
     process, folder = run_sweep(*command), StudyFolder(tmp_path, NAME)
     wait_until(lambda: list(folder.trials.glob("*/checkpoints/previous.pt")), process)
@@ -156,9 +155,10 @@ def test_a_stopped_trial_goes_on_with_the_next_launch(tmp_path, number):
     finish(run_sweep(*command))
     assert [trial.state.name for trial in trials_of(tmp_path)] == ["FAIL", "COMPLETE"]
     (trial,) = folder.trials.iterdir()
-    assert "goes on after" in (trial / "log.txt").read_text()
+    assert "Resuming " in (trial / "log.txt").read_text()
 
 
+@pytest.mark.e2e
 def test_ctrl_c_ends_the_job_and_every_job_after_it(tmp_path):
     process = start(tmp_path, "mine", "-m", "seed=0,1", f"hydra.sweep.dir={tmp_path}", "training.epochs=3000")
     wait_until(lambda: list(tmp_path.glob("mine*/checkpoints/last.pt")), process)
@@ -167,7 +167,7 @@ def test_ctrl_c_ends_the_job_and_every_job_after_it(tmp_path):
     assert process.returncode == 130 and "Traceback" not in err
     (folder,) = tmp_path.glob("mine*/")
     assert json.loads((folder / "summary.json").read_text())["stop_reason"] == "interrupted"
-    assert "The same command goes on from here." in out
+    assert "The same command resumes the run." in out
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_ctrl_c_ends_the_job_and_every_job_after_it(tmp_path):
         (["-m", "hydra/sweeper=optuna", "sweeps_dir=/dev/null/a", "+hydra.sweeper.params.seed='choice('"], "choice("),
     ],
 )
-def test_a_wrong_command_is_told_in_words(arguments, text):
+def test_wrong_command_is_refused_with_advice(arguments, text):
     command = [sys.executable, "app/train.py", *TINY, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and text in done.stderr and "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""CPU threads: measured without a trace, kept by a continued run, and watched."""
+"""CPU threads: measured without side effects, kept by a resumed run, and monitored."""
 
 import copy
 import io
@@ -7,15 +7,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from app.envs.factory import make_spec
+from app.envs.env_factory import make_spec
 from app.replay.batch import random_batch
-from app.runs.checkpoint import read
+from app.runs.checkpoint import read_checkpoint
 from app.training import run as run_module
 from app.training import threads as threads_module
 from app.training.setup import Setup
-from app.training.threads import PaceWatch, more_threads_are_faster, settle_threads
-from tests.make import compose, make_agent, make_batch
-from tests.runs import TINY
+from app.training.threads import PaceMonitor, more_threads_are_faster, set_threads
+from tests.helpers.make import compose, make_agent
+from tests.helpers.runs import TINY
 
 
 @pytest.fixture(autouse=True)
@@ -29,48 +29,48 @@ def console():
     return Console(file=io.StringIO(), width=200)
 
 
-def settled(monkeypatch, console, *overrides, recorded=None, cores=4, times=None) -> int:
-    """Threads that are settled on where updates take these times with one and with all cores."""
-
+def threads_set(monkeypatch, console, *overrides, recorded=None, cores=4, times=None) -> int:
+    """Return the threads that are set if the layers take these times with one and with all cores."""
     measured = []
     monkeypatch.setattr(threads_module, "usable_cores", lambda: cores)
     monkeypatch.setattr(threads_module, "_layers", lambda *_: measured.append(1))
     monkeypatch.setattr(threads_module, "_time", lambda _, threads, limit: times[threads > 1])
     config = compose("env=sim_lidar", *overrides)
-    settle_threads(config, Setup("cpu", make_spec(config.env), None), None, recorded, console)
+    set_threads(config, Setup("cpu", make_spec(config.env), None), None, recorded, console)
     assert bool(measured) == (times is not None)
     return torch.get_num_threads()
 
 
 @pytest.mark.parametrize(("times", "expected"), [((1.0, 0.5), 4), ((1.0, 0.95), 1), ((1.0, 8.0), 1)])
 def test_all_cores_are_used_where_they_are_clearly_faster(monkeypatch, console, times, expected):
-    assert settled(monkeypatch, console, times=times) == expected
+    assert threads_set(monkeypatch, console, times=times) == expected
     assert "threads = 0" in console.file.getvalue()
 
 
-def test_an_explicit_number_is_used_and_clamped_to_the_usable_cores(monkeypatch, console):
-    assert settled(monkeypatch, console, "threads=2", recorded=3) == 2
+def test_explicit_number_is_used_and_clamped_to_the_usable_cores(monkeypatch, console):
+    assert threads_set(monkeypatch, console, "threads=2", recorded=3) == 2
     assert console.file.getvalue() == ""
-    assert settled(monkeypatch, console, "threads=9") == 4
+    assert threads_set(monkeypatch, console, "threads=9") == 4
     assert "threads = 9: this process may use 4 cores, so 4 will be used." in console.file.getvalue()
 
 
-def test_the_number_of_the_checkpoint_is_used_where_the_cores_allow_it(monkeypatch, console):
-    assert settled(monkeypatch, console, recorded=3) == 3
+def test_number_of_the_checkpoint_is_used_where_the_cores_allow_it(monkeypatch, console):
+    assert threads_set(monkeypatch, console, recorded=3) == 3
     assert console.file.getvalue() == ""
-    assert settled(monkeypatch, console, recorded=3, cores=2) == 2
+    assert threads_set(monkeypatch, console, recorded=3, cores=2) == 2
     assert "The run began with 3 threads" in console.file.getvalue()
 
 
 def test_nothing_is_measured_on_a_single_core(monkeypatch, console):
-    assert settled(monkeypatch, console, cores=1) == 1
+    assert threads_set(monkeypatch, console, cores=1) == 1
 
 
 @pytest.mark.parametrize("overrides", [("env=sim", "norm=batch"), ("env=sim_lidar", "model=droq")])
 def test_measuring_changes_neither_agent_nor_random_numbers(overrides):
     agent = make_agent(*overrides)
-    state, rng = copy.deepcopy(agent.state_dict()), torch.get_rng_state()
-    more_threads_are_faster(agent, random_batch(agent.spec, 4, 3, "cpu"), 1)
+    batch, state = random_batch(agent.spec, 4, 3), copy.deepcopy(agent.state_dict())
+    rng = torch.get_rng_state()
+    more_threads_are_faster(agent, batch, 1)
     assert torch.equal(torch.get_rng_state(), rng)
     for part in ("model", "target"):
         assert all(map(torch.equal, agent.state_dict()[part].values(), state[part].values()))
@@ -85,44 +85,35 @@ def test_measuring_ends_early_where_more_threads_are_much_slower(monkeypatch):
     assert len(calls) < 8
 
 
-@pytest.mark.parametrize("env", ["sim", "sim_lidar"])
-def test_random_batch_has_the_shapes_of_a_real_one(env):
-    spec = make_agent(f"env={env}").spec
-    noise, real = random_batch(spec, 4, 3, "cpu"), make_batch(spec, 4)
-    for one, other in zip(noise, real, strict=True):
-        parts = ((one[key], other[key]) for key in other) if isinstance(other, dict) else ((one, other),)
-        assert all((a.shape, a.dtype) == (b.shape, b.dtype) for a, b in parts)
-
-
-def test_a_continued_run_uses_the_threads_that_were_measured_at_its_start(monkeypatch, tmp_path):
+def test_resumed_run_uses_the_threads_that_were_measured_at_its_start(monkeypatch, tmp_path):
     quick = (
         *TINY,
         "threads=0",
         "training.start_training=30",
-        "training.steps=5",
+        "training.updates_per_epoch=10",
         f"runs_dir={tmp_path}",
         "run_name=run",
     )
     monkeypatch.setattr(threads_module, "usable_cores", lambda: 2)
-    for epochs, faster in ((1, False), (2, True)):  # which must not be asked any more
+    for epochs, faster in ((1, False), (2, True)):  # the second start must not measure again
         monkeypatch.setattr(threads_module, "more_threads_are_faster", lambda *_, faster=faster: faster)
         run_module.train(compose(*quick, f"training.epochs={epochs}"))
-        state = read(tmp_path / "run" / "checkpoints" / "last.pt")
+        state = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
         assert (state["threads"], state["epochs_done"], torch.get_num_threads()) == (1, epochs, 1)
 
 
-def test_lasting_slowness_is_told_once(console):
+def test_lasting_slowness_is_warned_about_once(console):
     torch.set_num_threads(2)
-    watch = PaceWatch(console)
+    monitor = PaceMonitor(console)
     for seconds in [1.0] * 40 + [10.0] * 40:  # windows of 20 seconds
-        watch.add(seconds)
-    assert console.file.getvalue().count("threads=1 is faster here") == 1
+        monitor.add(seconds)
+    assert console.file.getvalue().count("resume it with threads=1") == 1
 
 
-def test_short_dips_and_a_single_thread_are_not_told(console):
+def test_short_slowness_and_a_single_thread_cause_no_warning(console):
     for threads, slow_updates in ((2, 4), (1, 40)):
         torch.set_num_threads(threads)
-        watch = PaceWatch(console)
+        monitor = PaceMonitor(console)
         for seconds in (*[1.0] * 40, *[10.0] * slow_updates, *[1.0] * 40):
-            watch.add(seconds)
+            monitor.add(seconds)
     assert console.file.getvalue() == ""

@@ -1,4 +1,4 @@
-"""The loop: the exact ratio, what evaluation may touch, and what a run leaves behind."""
+"""Training loop, evaluation, and complete runs with their folders."""
 
 import json
 import math
@@ -14,92 +14,131 @@ import pytest
 import torch
 import yaml
 
-from app.agents.guard import NonFiniteError
+from app.agents.finite_check import NonFiniteError
 from app.config.load import load
-from app.envs.factory import make_env
-from app.errors import UserError
+from app.core.errors import UserError
+from app.envs.env_factory import make_env
+from app.evaluation.episodes import Start, is_deterministic_episode, make_starts
+from app.evaluation.evaluator import LocalEvaluator, record_episode
 from app.replay.storage import MemoryStorage
-from app.runs.checkpoint import read
-from app.runs.folder import RunFolder, load_weights
+from app.runs.checkpoint import read_checkpoint
+from app.runs.run_folder import RunFolder, load_weights
 from app.training import run as run_module
 from app.training import trainer as trainer_module
-from app.training.evaluation import Evaluator, Start, make_starts, record
-from app.training.local import LocalInterface, make_worker
-from app.training.loop import DrivingTraining
-from app.training.setup import choose_device
-from tests.make import compose, make_agent
+from app.training.loop import TrainingLoop
+from app.training.rollout import LocalInterface, make_local_worker
+from app.training.setup import resolve_device
+from app.training.stop import INTERRUPTED, TERMINATED, StopKind, Stopped, StopReason, StopRequest
+from tests.helpers.make import compose, make_agent
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ("training=smoke", "env=sim_lidar", "logger=quiet", "threads=1")
 
 
-def make_loop(*overrides, on_update=lambda training: None):
-    """A real loop with its worker, on the simulator without images."""
+def make_loop(*overrides, safe_point=lambda loop: None):
+    """Make a real loop with its worker, on the simulator without images."""
     config = compose(*SMOKE, *overrides)
-    spec = make_env(config.env, (1,), 0).spec_
+    spec = make_env(config.env, (1,), 0).observation_spec
     torch.manual_seed(config.seed)
-    training = DrivingTraining(config, spec, "cpu", MemoryStorage(), 0, on_update)
-    worker = make_worker(config, spec, Path("nowhere"))
-    interface = LocalInterface(worker, training.missing_env_steps)
-    interface.broadcast_model(training.agent.get_actor())
-    return training, interface
+    loop = TrainingLoop(config, spec, "cpu", MemoryStorage(), 0, safe_point)
+    worker = make_local_worker(config, spec)
+    interface = LocalInterface(worker, loop.steps_to_collect, config.agent.deterministic_share)
+    interface.broadcast_model(loop.agent.get_actor())
+    return loop, interface
 
 
 @pytest.mark.parametrize("utd", [0.5, 1, 2, 3])
 def test_ratio_of_updates_to_steps_is_exact_at_every_moment(utd):
     seen = []
-    training, interface = make_loop(
+    loop, interface = make_loop(
         f"training.max_training_steps_per_env_step={utd}",
-        "training.steps=12",
-        on_update=lambda t: seen.append((t.total_updates, t.memory.env_steps)),
+        "training.updates_per_epoch=12",
+        safe_point=lambda loop: seen.append((loop.total_updates, loop.memory.env_steps)),
     )
     for _ in range(2):
-        training.run_epoch(interface)
-    start = training.start_training
+        loop.run_epoch(interface)
+    start = loop.start_training
     for updates, steps in seen[1:]:
         assert updates == 0 or updates <= utd * (steps - start)  # never too many
         assert steps - start <= math.ceil((updates + 1) / utd)  # nor a step that the next update did not ask for
-    assert training.total_updates == 24 == training.updates_wanted
-    assert training.memory.env_steps == start + math.ceil(24 / utd)
+    assert loop.total_updates == 24 == loop.training.updates
+    assert loop.memory.env_steps == start + math.ceil(24 / utd)
 
 
-def test_no_burst_of_updates_is_owed_for_the_warm_up():
-    training, interface = make_loop("training.start_training=60")
-    training.run_epoch(interface)
-    assert training.total_updates == 4
-    assert training.memory.env_steps == 60 + 3  # the third step is for the fifth update
+def test_warm_up_is_not_followed_by_a_burst_of_updates():
+    loop, interface = make_loop("training.start_training=60")
+    loop.run_epoch(interface)
+    assert loop.total_updates == 4
+    assert loop.memory.env_steps == 60 + 3  # the third step is for the fifth update
 
 
 def test_reset_rows_are_not_counted_as_steps():
-    training, interface = make_loop("training.start_training=300")
-    training.check_ratio(interface)
-    assert training.memory.env_steps == 301 == training.total_samples
-    assert len(training.memory) > 301
+    loop, interface = make_loop("training.start_training=300")
+    loop.check_ratio(interface)
+    assert loop.memory.env_steps == 301 == loop.total_samples
+    assert len(loop.memory) > 301
 
 
-def test_an_episode_goes_on_from_call_to_call():
-    training, interface = make_loop("training.start_training=10")
-    training.check_ratio(interface)
-    training.start_training = 20
-    training.check_ratio(interface)
-    assert (training.memory._age[:22] == np.arange(22)).all()
+def test_episode_continues_from_call_to_call():
+    loop, interface = make_loop("training.start_training=10")
+    loop.check_ratio(interface)
+    loop.start_training = 20
+    loop.check_ratio(interface)
+    assert (loop.memory._age[:22] == np.arange(22)).all()
 
 
-def test_evaluation_leaves_training_alone():
-    training, interface = make_loop()
-    training.run_epoch(interface)
-    agent = training.agent
+def test_evaluation_changes_nothing_of_the_training():
+    loop, interface = make_loop()
+    loop.run_epoch(interface)
+    agent = loop.agent
     obs, episode_age = interface._obs, interface._length
-    before = torch.get_rng_state(), training.memory.rng.bit_generator.state
+    before = torch.get_rng_state(), loop.memory.rng.bit_generator.state
     actor = agent.get_actor()
-    evaluator = Evaluator(compose(*SMOKE).env, 0, lambda: None)
+    evaluator = LocalEvaluator(compose(*SMOKE).env, 0, lambda: None)
     starts = make_starts((1,), 3, 0.0)
     first = evaluator.evaluate(actor, starts, starts)
     assert torch.equal(before[0], torch.get_rng_state())
-    assert before[1] == training.memory.rng.bit_generator.state
+    assert before[1] == loop.memory.rng.bit_generator.state
     assert interface._obs is obs and interface._length == episode_age
     assert all(m.training for m in agent.model.modules())
     assert first == evaluator.evaluate(actor, starts, starts)  # and it is repeatable, samples included
+
+
+def test_every_metric_of_the_agent_is_averaged_with_those_of_episodes_and_durations():
+    loop, interface = make_loop()
+    loop.run_epoch(interface)
+    returned = loop.agent.train(loop.memory.sample())
+    own = {"return_train", "episode_length_train", "sampling_duration", "training_step_duration"}
+    assert loop.averager.take().keys() == returned.keys() | own
+
+
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        (StopReason(StopKind.FINISHED), "finished"),
+        (INTERRUPTED, "interrupted"),
+        (TERMINATED, "terminated"),
+        (StopReason(StopKind.PRUNED), "pruned"),
+        (StopReason(StopKind.COLLAPSED, "q_mean is 9"), "collapsed: q_mean is 9"),
+        (StopReason(StopKind.NOT_FINITE, "q_mean"), "not finite: q_mean"),
+    ],
+)
+def test_stop_reason_is_written_as_kind_and_detail(reason, text):
+    assert str(reason) == text
+
+
+def test_stop_request_raises_once_per_signal_and_for_a_problem():
+    problems = iter([None, None, "the server has ended"])
+    with StopRequest(lambda: next(problems)) as stop:
+        stop.check()
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Stopped, match="^interrupted$"):
+            stop.check()
+        stop.check()
+        assert stop.reason == INTERRUPTED
+        with pytest.raises(Stopped, match="the server has ended") as caught:
+            stop.check()
+    assert caught.value.reason.kind is StopKind.PROCESS_LOST
 
 
 def test_lockstep_evaluation_equals_one_episode_at_a_time():
@@ -108,15 +147,15 @@ def test_lockstep_evaluation_equals_one_episode_at_a_time():
         agent.model.policy.out.bias[:3] = torch.tensor([2.0, -2.0, 0.0])
     config, actor = compose("env=sim_lidar"), agent.get_actor()
     starts = make_starts((1, 2), 4, 0.0)
-    together = Evaluator(config.env, 0, lambda: None).drive(actor, starts, [True] * len(starts))
-    alone = [record(actor, config.env, start, 0, 64)[1] for start in starts]
+    together = LocalEvaluator(config.env, 0, lambda: None).run(actor, starts, [True] * len(starts))
+    alone = [record_episode(actor, config.env, start, 0, 64)[1] for start in starts]
     assert len({episode.length for episode in together}) > 1
     for one, other in zip(together, alone, strict=True):
         assert (one.length, one.outcome, one.track) == (other.length, other.outcome, other.track)
         assert one.ret == pytest.approx(other.ret, rel=1e-3)
 
 
-def test_starts_that_judge_are_not_those_that_chose():
+def test_report_starts_differ_from_selection_starts():
     chosen, judged = make_starts((1,), 10, 0.0), make_starts((1,), 10, 0.5)
     assert not {s.position for s in chosen} & {s.position for s in judged}
     assert make_starts((7, 8), 3, 0.0)[1] == Start(8, 1 / 3, 1)
@@ -155,22 +194,22 @@ def test_run_folder_is_complete_and_its_config_loads_again(tmp_path):
     assert summary["objective"] == objective == pytest.approx(np.mean([row["return_test_det"] for row in rows]))
     assert summary["updates"] == 8 and summary["stop_reason"] == "finished"
     assert "!!python" not in folder.config.read_text() and yaml.safe_load(folder.config.read_text())["seed"] == 0
-    assert read(folder.checkpoints.last)["training"]["updates"] == 8
+    assert read_checkpoint(folder.checkpoints.last)["training"]["updates"] == 8
 
 
 @pytest.mark.parametrize(("deployed", "other", "part"), [("averaged", "raw", "averaged"), ("raw", "averaged", "model")])
-def test_deployed_policy_is_kept_and_the_other_one_evaluated_beside_it(tmp_path, deployed, other, part):
+def test_deployed_policy_is_kept_and_the_other_one_is_evaluated(tmp_path, deployed, other, part):
     choice = (f"agent.deployed_policy={deployed}", "model=droq", "training.epochs=1")
     config = compose(*SMOKE, *choice, f"runs_dir={tmp_path}")
     run_module.train(config)
     folder = RunFolder(tmp_path / config.run_name)
     row = json.loads(folder.metrics.read_text())
     assert f"lap_share_det_{other}" in row and f"lap_share_det_{deployed}" not in row
-    kept, state = load_weights(folder.best_model), read(folder.checkpoints.last)["training"]["agent"][part]
+    kept, state = load_weights(folder.best_model), read_checkpoint(folder.checkpoints.last)["training"]["agent"][part]
     assert all(torch.equal(kept[name], value) for name, value in state.items())
 
 
-def test_second_policy_is_left_out_where_no_episodes_are_asked_for(tmp_path):
+def test_other_policy_is_not_evaluated_with_0_episodes(tmp_path):
     config = compose(
         *SMOKE, "model=droq", "training.epochs=1", "training.eval_episodes_other=0", f"runs_dir={tmp_path}"
     )
@@ -181,7 +220,7 @@ def test_second_policy_is_left_out_where_no_episodes_are_asked_for(tmp_path):
 
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
     config = compose(*SMOKE, f"runs_dir={tmp_path}", "training.epochs=3")
-    train = trainer_module.DrivingTraining.run_epoch
+    train = trainer_module.TrainingLoop.run_epoch
 
     def break_in_the_second_epoch(self, interface):
         if self.epoch == 1:
@@ -189,22 +228,22 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypa
                 self.agent.model.q_heads.out.bias.fill_(float("nan"))
         return train(self, interface)
 
-    monkeypatch.setattr(trainer_module.DrivingTraining, "run_epoch", break_in_the_second_epoch)
+    monkeypatch.setattr(trainer_module.TrainingLoop, "run_epoch", break_in_the_second_epoch)
     run_module.train(config)
     folder = RunFolder(tmp_path / config.run_name)
-    state = read(folder.checkpoints.last)
+    state = read_checkpoint(folder.checkpoints.last)
     assert state["epochs_done"] == 1
     assert all(value.isfinite().all() for value in state["training"]["agent"]["model"].values())
     assert json.loads(folder.summary.read_text())["stop_reason"] == "not finite: q_mean"
     assert issubclass(NonFiniteError, UserError)
 
 
-def test_a_missing_gpu_is_said_in_words():
+def test_missing_gpu_is_refused_with_a_hint():
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(UserError, match="device = cuda:0.*device=cpu"):
-        choose_device("cuda:0")
-    assert choose_device("auto") == "cpu"
+        resolve_device("cuda:0")
+    assert resolve_device("auto") == "cpu"
 
 
 def command(*overrides: str) -> list[str]:
@@ -225,7 +264,8 @@ def environment(home: Path) -> dict[str, str]:
     return {**os.environ, "HOME": str(home)}
 
 
-def test_smoke_the_real_command_then_evaluate(tmp_path):
+@pytest.mark.e2e
+def test_readme_commands_train_and_evaluate_a_run(tmp_path):
     home = tmp_path / "home"
     done = subprocess.run(
         command(f"runs_dir={tmp_path}", "run_name=smoke"),
@@ -251,6 +291,7 @@ def test_smoke_the_real_command_then_evaluate(tmp_path):
     assert not list(home.iterdir())
 
 
+@pytest.mark.e2e
 def test_ctrl_c_stops_cleanly_with_a_summary(tmp_path):
     overrides = (
         "env=sim_lidar",
@@ -271,8 +312,26 @@ def test_ctrl_c_stops_cleanly_with_a_summary(tmp_path):
     assert json.loads((tmp_path / "long" / "summary.json").read_text())["stop_reason"] == "interrupted"
 
 
-def test_evaluating_no_run_is_said_in_words(tmp_path):
+def test_evaluation_without_a_run_is_refused(tmp_path):
     evaluate = [sys.executable, "app/evaluate.py", f"run={tmp_path}/none"]
     done = subprocess.run(evaluate, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "holds no run" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_every_fourth_episode_is_driven_by_the_deterministic_action():
+    """In the local rollout: the same seed of torch gives other actions only where they are sampled."""
+    _, interface = make_loop("agent.deterministic_share=0.25", "env.max_steps=5", "training.start_training=100")
+    modes: list[bool] = []
+    act = interface.worker.actor.act
+    interface.worker.actor.act = lambda obs, test=False: modes.append(test) or act(obs, test)
+    interface.retrieve_buffer()  # 20 steps, four episodes of five
+    interface.retrieve_buffer()
+    assert modes == ([False] * 15 + [True] * 5) * 2
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.0, []), (0.25, [4, 8, 12]), (0.1, [10]), (0.5, [2, 4, 6, 8, 10, 12])]
+)
+def test_deterministic_episodes_are_spread_evenly(share, expected):
+    assert [number for number in range(1, 13) if is_deterministic_episode(number, share)] == expected

@@ -1,4 +1,4 @@
-"""The network process starts, or says why not, and leaves nothing behind: tlspyo would wait for it for ever."""
+"""The network process starts, or its error is reported, and no process is left: tlspyo would wait for it for ever."""
 
 import os
 import signal
@@ -8,18 +8,19 @@ from multiprocessing import resource_tracker
 import psutil
 import pytest
 
-from app.errors import UserError
-from app.network import certificates, transport
-from app.network.transport import WORKERS, free_port, make_endpoint, make_relay
+from app.core.errors import UserError
+from app.distributed import certificates, tlspyo_services, transport
+from app.distributed.transport import WORKERS, free_port, make_endpoint, make_relay
+from app.distributed.wire_format import dumps
 
 MAKERS = {"server": make_relay, "client": lambda cfg: make_endpoint(cfg, WORKERS)}
-posix = pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="there are no signal masks")
+posix = pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="the system has no signal masks")
 
 
 @pytest.fixture
 def cfg(tmp_path):
-    """The network of a worker, with good keys."""
-    from tests.make import compose  # not above: the network process imports this module, too
+    """Network configuration of a worker, with valid keys."""
+    from tests.helpers.make import compose  # not above: the network process imports this module, too
 
     certificates.make_keys(tmp_path / "keys")
     where = (f"network.port={free_port()}", f"network.keys_dir={tmp_path}/keys", "network.tls=true")
@@ -27,8 +28,8 @@ def cfg(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def children():
-    """Fails where a process is left."""
+def no_process_left():
+    """Fail a test that leaves a process behind."""
     if hasattr(signal, "pthread_sigmask"):
         resource_tracker.ensure_running()  # Python's own; it stays
     before = set(psutil.Process().children(recursive=True))
@@ -36,7 +37,8 @@ def children():
     assert set(psutil.Process().children(recursive=True)) == before
 
 
-def refused(side, cfg) -> str:
+def error_of(side, cfg) -> str:
+    """Return the error with which one side refuses to start."""
     with pytest.raises(UserError) as error:
         MAKERS[side](cfg)
     return str(error.value)
@@ -47,7 +49,7 @@ def refused(side, cfg) -> str:
 
 @pytest.mark.parametrize("side", MAKERS)
 @pytest.mark.parametrize("name", ["authority.pem", "certificate.pem", "key.pem"])
-def test_files_that_are_no_keys_leave_the_network_waiting_for_ever(cfg, tmp_path, side, name):
+def test_unusable_key_file_is_refused(cfg, tmp_path, side, name):
     certificates.make_keys(tmp_path / "others")
     file = tmp_path / "keys" / side / name
     good, foreign = file.read_bytes(), (tmp_path / "others" / side / name).read_bytes()
@@ -55,89 +57,94 @@ def test_files_that_are_no_keys_leave_the_network_waiting_for_ever(cfg, tmp_path
     halved, changed = good[: len(good) // 2], b"".join([lines[0], lines[1][::-1], *lines[2:]])
     for data in (b"", b"\xff" * 50, halved, changed, foreign):
         file.write_bytes(data)
-        text = refused(side, cfg)
+        text = error_of(side, cfg)
         assert f"network.keys_dir = {tmp_path}/keys" in text and "python app/make_keys.py" in text
         assert str(file) in text and "\n" not in text
     file.unlink()
-    assert str(file) in refused(side, cfg)
+    assert str(file) in error_of(side, cfg)
 
 
-def test_a_refusal_does_not_say_which_file_is_wrong(cfg, tmp_path):
+def test_refusal_names_the_key_file_that_does_not_fit(cfg, tmp_path):
     certificates.make_keys(tmp_path / "others")
     client, other = tmp_path / "keys" / "client", tmp_path / "others" / "client"
     key, certificate = client / "key.pem", client / "certificate.pem"
     key.write_bytes((other / "key.pem").read_bytes())
-    assert f"{key} does not belong to {certificate}" in refused("client", cfg)
+    assert f"{key} does not belong to {certificate}" in error_of("client", cfg)
     certificate.write_bytes((other / "certificate.pem").read_bytes())
-    assert f"{certificate} is not signed by {client / 'authority.pem'}" in refused("client", cfg)
+    assert f"{certificate} is not signed by {client / 'authority.pem'}" in error_of("client", cfg)
 
 
-def test_good_keys_are_refused(cfg, tmp_path):
+def test_valid_keys_are_accepted(cfg, tmp_path):
     for side in MAKERS:
-        assert certificates.usable_files_of(tmp_path / "keys", side) == certificates.files_of(tmp_path / "keys", side)
+        assert certificates.checked_key_files(tmp_path / "keys", side) == certificates.key_files(
+            tmp_path / "keys", side
+        )
 
 
-def test_a_key_without_a_last_newline_cannot_be_loaded(cfg, tmp_path):
+def test_key_without_a_last_newline_is_loaded(cfg, tmp_path):
     key = tmp_path / "keys" / "client" / "key.pem"
     key.write_bytes(key.read_bytes().rstrip())
-    _, own = certificates.load(*certificates.usable_files_of(tmp_path / "keys", "client"))
+    _, own = certificates.load_certificates(certificates.checked_key_files(tmp_path / "keys", "client"))
     assert own.getSubject().commonName == b"client"
 
 
 # --- the process -------------------------------------------------------------------------------------------
 
 
-class DeadServer(transport._GuardedServer):
+class DeadServer(tlspyo_services.ServerService):
     def run(self):
         os._exit(7)
 
 
-class DeadClient(transport._GuardedClient):
+class DeadClient(tlspyo_services.ClientService):
     def run(self):
         os._exit(7)
 
 
-class MuteClient(transport._GuardedClient):
+class MuteClient(tlspyo_services.ClientService):
+    """Never connects, and cannot be terminated."""
+
     def run(self):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         while True:
             signal.pause()
 
 
-class InterruptedServer(transport._GuardedServer):
-    """Gets, before it has settled, what a terminal sends to a group; so does its parent."""
+class InterruptedServer(tlspyo_services.ServerService):
+    """Receives, before it handles signals, what a terminal sends to a process group; so does its parent."""
 
     def run(self):
-        os.kill(self.guard.parent, signal.SIGTERM)
+        os.kill(self.settings.parent, signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
         super().run()
 
 
 @pytest.mark.parametrize("side, stand_in", [("server", DeadServer), ("client", DeadClient)])
-def test_a_network_process_that_dies_is_waited_for_for_ever(cfg, monkeypatch, side, stand_in):
+def test_network_process_that_dies_at_its_start_is_reported(cfg, monkeypatch, side, stand_in):
     monkeypatch.setattr(transport, stand_in.__mro__[1].__name__, stand_in)
-    text = refused(side, cfg)
+    text = error_of(side, cfg)
     assert "network process could not start" in text and "exit code 7" in text
 
 
 @posix
-def test_a_network_process_that_says_nothing_is_waited_for_for_ever(cfg, monkeypatch):
-    monkeypatch.setattr(transport, "_GuardedClient", MuteClient)
-    monkeypatch.setattr(transport, "_BOOT_S", 0)
-    assert "not ready after" in refused("client", cfg)
+def test_network_process_that_never_connects_is_reported(cfg, monkeypatch):
+    monkeypatch.setattr(transport, "ClientService", MuteClient)
+    monkeypatch.setattr(transport, "_START_TIMEOUT_S", 0)
+    assert "not ready after" in error_of("client", cfg)
 
 
-def test_a_local_port_that_is_taken_shows_a_traceback(cfg, monkeypatch):
+def test_failure_to_open_the_local_port_is_reported(cfg, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        monkeypatch.setattr(transport, "free_port", lambda: taken.getsockname()[1])
+        address, create_server = taken.getsockname(), socket.create_server
+        monkeypatch.setattr("socket.create_server", lambda _: create_server(address))
         for side in MAKERS:
-            assert "network process could not start" in refused(side, cfg)
+            assert "network process could not start" in error_of(side, cfg)
 
 
 @posix
-def test_ctrl_c_kills_a_network_process_that_starts_or_is_lost_on_its_parent(cfg, monkeypatch):
-    monkeypatch.setattr(transport, "_GuardedServer", InterruptedServer)
+def test_starting_network_process_ignores_ctrl_c_and_its_parent_still_receives_it(cfg, monkeypatch):
+    monkeypatch.setattr(transport, "ServerService", InterruptedServer)
     heard, mask = [], signal.pthread_sigmask(signal.SIG_BLOCK, [])
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append("SIGTERM"))
     try:
@@ -152,21 +159,37 @@ def test_ctrl_c_kills_a_network_process_that_starts_or_is_lost_on_its_parent(cfg
 
 
 @posix
-def test_a_failed_start_leaves_signals_blocked(cfg, monkeypatch):
+def test_failed_start_unblocks_signals(cfg, monkeypatch):
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    monkeypatch.setattr(transport._GuardedServer, "__getstate__", lambda _: 1 / 0, raising=False)
+    monkeypatch.setattr(transport.ServerService, "__getstate__", lambda _: 1 / 0, raising=False)
     with pytest.raises(ZeroDivisionError):
         make_relay(cfg)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+
+
+@pytest.mark.parametrize("side", MAKERS)
+def test_killed_network_process_is_reported_and_can_be_stopped(cfg, side):
+    before = set(psutil.Process().children(recursive=True))
+    made = MAKERS[side](cfg)
+    [process] = set(psutil.Process().children(recursive=True)) - before
+    process.kill()
+    made._process.join(10)
+    assert not made.is_alive()
+    if side == "client":
+        with pytest.raises(UserError, match="network process of this program has ended"):
+            for _ in range(3):  # the system may accept one more message
+                made.produce(dumps(1), WORKERS)
+    made.stop()
+    made.stop()
 
 
 # --- connections -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no such option")
-def test_a_dead_peer_is_sent_to_for_a_quarter_of_an_hour():
+def test_dead_peer_is_dropped_after_25_seconds():
     with socket.socket() as connection:
-        transport._give_up_on_the_dead(connection)
+        tlspyo_services.drop_dead_peers(connection)
         option = connection.getsockopt
         assert option(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 25_000
         assert option(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1

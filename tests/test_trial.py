@@ -1,9 +1,8 @@
-"""A trial in the process that runs it: it reports, is pruned, ends when it collapses, and clears up."""
+"""Trials in the process that runs them: reports, pruning, early ends, failures, clean-up."""
 
 import json
 import math
 import os
-import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,19 +12,17 @@ import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
 
-from app.config.job import TrialJob
+from app.config.multirun import TrialJob
 from app.config.schema import Config
-from app.errors import UserError
-from app.sweep.attributes import END, EPOCHS, ERROR, FOLDER, JOB, LAUNCH, SCORE
-from app.sweep.launch import as_parent
-from app.sweep.storage import Stored
+from app.core.errors import UserError
+from app.core.processes import is_orphan
+from app.sweep.study_store import END, EPOCHS, ERROR, FOLDER, JOB, LAUNCH, SCORE, StudyStore
 from app.sweep.trial import run_trial
-from app.training.orphan import is_orphan
-from tests.make import compose
-from tests.runs import ROOT, TINY
+from tests.helpers.make import compose
+from tests.helpers.runs import ROOT, TINY
 
-LAUNCHED_BY = "elsewhere-1-20260101T000000"
-QUICK = (*TINY, "training.rounds=1", "training.steps=4", "training.max_training_steps_per_env_step=2")
+LAUNCH_ID = "elsewhere-1-20260101T000000"
+QUICK = (*TINY, "training.updates_per_epoch=4", "training.max_training_steps_per_env_step=2")
 
 
 @pytest.fixture
@@ -41,11 +38,11 @@ def study(tmp_path) -> optuna.Study:
 
 
 def run(study: optuna.Study, base: Path, *overrides: str) -> tuple[float, optuna.trial.FrozenTrial, Path]:
-    """Run the next trial; returns its score, what the study knows of it, and its folder."""
+    """Run the next trial; returns its score, the trial as the study has it, and its folder."""
     trial, config = study.ask(), compose(*QUICK, f"sweeps_dir={base}", *overrides)
-    for key, value in ((LAUNCH, LAUNCHED_BY), (JOB, 7), (FOLDER, "00003")):
+    for key, value in ((LAUNCH, LAUNCH_ID), (JOB, 7), (FOLDER, "00003")):
         trial.set_user_attr(key, value)
-    job = TrialJob(base / "mine", f"sqlite:///{base}/study.db", LAUNCHED_BY, 7)
+    job = TrialJob(base / "mine", f"sqlite:///{base}/study.db", LAUNCH_ID, 7)
     try:
         score = run_trial(replace(config, threads=1), job)
     except Exception:
@@ -53,8 +50,8 @@ def run(study: optuna.Study, base: Path, *overrides: str) -> tuple[float, optuna
     return score, study.trials[trial.number], base / "mine" / "trials" / "00003"
 
 
-def test_a_trial_reports_every_epoch_and_keeps_what_people_want(study, tmp_path):
-    score, trial, folder = run(study, tmp_path, "pruner=none", "replay.keep=false")
+def test_trial_reports_every_epoch_and_keeps_its_results(study, tmp_path):
+    score, trial, folder = run(study, tmp_path, "pruner=none", "replay.keep_after_trial=false")
     assert list(trial.intermediate_values) == [1, 2, 3] and trial.intermediate_values[3] == score
     assert (trial.user_attrs[END], trial.user_attrs[EPOCHS], trial.user_attrs[SCORE]) == ("finished", 3, score)
     left = {path.name for path in folder.iterdir()}
@@ -69,30 +66,30 @@ def test_a_trial_reports_every_epoch_and_keeps_what_people_want(study, tmp_path)
     assert score == pytest.approx(sum(json.loads(line)["return_test_det"] for line in lines) / 3)
 
 
-def test_a_trial_that_has_ended_counts_though_its_launch_dies_before_it_says_so(study, tmp_path):
+def test_ended_trial_counts_even_if_its_launch_is_killed(study, tmp_path):
     score, trial, _ = run(study, tmp_path, "pruner=none", "training.epochs=1")
     assert trial.state is optuna.trial.TrialState.RUNNING
-    assert Stored(f"sqlite:///{tmp_path}/study.db", "mine").take_up(lambda _: True) == []
+    assert StudyStore(f"sqlite:///{tmp_path}/study.db", "mine").requeue_orphans(lambda _: True) == []
     ended = study.trials[trial.number :]
     assert [(trial.state.name, trial.value) for trial in ended] == [("COMPLETE", score)]  # and none waits
 
 
-def test_the_replay_stays_if_asked_for(study, tmp_path):
-    *_, folder = run(study, tmp_path, "pruner=none", "replay.keep=true", "training.epochs=1")
+def test_replay_is_kept_if_configured(study, tmp_path):
+    *_, folder = run(study, tmp_path, "pruner=none", "replay.keep_after_trial=true", "training.epochs=1")
     assert (folder / "replay").exists() and (folder / "checkpoints" / "last.pt").exists()
 
 
-def test_a_hopeless_trial_is_pruned_with_its_score(study, tmp_path):
+def test_pruned_trial_ends_early_with_its_score(study, tmp_path):
     prune = ("pruner.n_startup_trials=1", "pruner.n_warmup_epochs=0", "pruner.n_min_trials=1")
     score, trial, folder = run(study, tmp_path, *prune)
     assert (trial.user_attrs[END], trial.user_attrs[EPOCHS]) == ("pruned", 1)
     assert list(trial.intermediate_values.values()) == [score] and math.isfinite(score)
     assert json.loads((folder / "summary.json").read_text())["stop_reason"] == "pruned"
-    assert trial.state is optuna.trial.TrialState.RUNNING  # the sweeper tells it, as complete
+    assert trial.state is optuna.trial.TrialState.RUNNING  # until the sweeper tells the study its score
 
 
 @pytest.mark.parametrize("objective", ["return_test_det", "stability"])
-def test_a_trial_that_collapses_ends_early_with_its_worst_score_and_the_reason(study, tmp_path, objective):
+def test_collapsed_trial_ends_early_with_its_worst_score_and_the_reason(study, tmp_path, objective):
     hopeless = ("health.on_collapse=stop", "health.collapse.low_score=1", "health.collapse.low_epochs=2")
     score, trial, folder = run(study, tmp_path, f"objective={objective}", "pruner=none", *hopeless)
     assert trial.user_attrs[END].startswith("collapsed: ") and trial.user_attrs[EPOCHS] == 2
@@ -104,24 +101,24 @@ DIVERGES = ("pruner=none", "agent.lr_critic=1e30")
 
 
 @pytest.mark.parametrize(("objective", "lowest"), [("return_test_det", -70.0), ("stability", 0.0)])
-def test_a_trial_that_diverges_at_once_has_the_lowest_score_and_no_luck(study, tmp_path, objective, lowest):
+def test_diverged_trial_has_the_lowest_score(study, tmp_path, objective, lowest):
     score, trial, _ = run(study, tmp_path, f"objective={objective}", "env.return_range=[-70,500]", *DIVERGES)
     assert trial.user_attrs[END].startswith("not finite: ") and score == trial.user_attrs[SCORE] == lowest
 
 
-def test_a_trial_that_diverges_at_once_has_a_finite_score_where_no_range_is_known(study, tmp_path):
+def test_diverged_trial_without_a_return_range_has_a_finite_score(study, tmp_path):
     score, trial, _ = run(study, tmp_path, "env.return_range=null", *DIVERGES)
     assert trial.user_attrs[END].startswith("not finite: ") and math.isfinite(score)
 
 
-def test_a_crashed_trial_leaves_its_reason_in_the_folder_and_in_the_study(study, tmp_path, monkeypatch):
-    monkeypatch.setattr("app.training.trainer.Trainer.begin", lambda *_: 1 / 0)
+def test_failed_trial_leaves_its_reason_in_the_folder_and_in_the_study(study, tmp_path, monkeypatch):
+    monkeypatch.setattr("app.training.trainer.Trainer.start", lambda *_: 1 / 0)
     _, trial, folder = run(study, tmp_path)
     assert trial.user_attrs[ERROR] == "ZeroDivisionError: division by zero" and END not in trial.user_attrs
     assert "Traceback" in (folder / "error.txt").read_text()
 
 
-def test_a_storage_that_breaks_does_not_hide_why_a_trial_failed(study, tmp_path, monkeypatch, capsys):
+def test_broken_storage_does_not_hide_why_a_trial_failed(study, tmp_path, monkeypatch, capsys):
     def breaks(*_: object) -> None:
         raise StorageInternalError("the disk is full")
 
@@ -129,7 +126,7 @@ def test_a_storage_that_breaks_does_not_hide_why_a_trial_failed(study, tmp_path,
         monkeypatch.setattr(optuna.Trial, "set_user_attr", breaks)
         raise ZeroDivisionError
 
-    monkeypatch.setattr("app.training.trainer.Trainer.begin", crash)
+    monkeypatch.setattr("app.training.trainer.Trainer.start", crash)
     _, trial, folder = run(study, tmp_path)
     assert ERROR not in trial.user_attrs
     reason = (folder / "error.txt").read_text()
@@ -137,31 +134,31 @@ def test_a_storage_that_breaks_does_not_hide_why_a_trial_failed(study, tmp_path,
     assert "failed: ZeroDivisionError" in capsys.readouterr().out
 
 
-def test_a_mistake_needs_no_traceback(study, tmp_path):
+def test_user_error_is_recorded_without_a_traceback(study, tmp_path):
     _, trial, folder = run(study, tmp_path, "training.init_from=nowhere")
     assert "training.init_from = nowhere" in trial.user_attrs[ERROR]
     assert "Traceback" not in (folder / "error.txt").read_text()
 
 
-def test_a_job_without_a_trial_says_so(study, tmp_path):
-    job = TrialJob(tmp_path / "mine", f"sqlite:///{tmp_path}/study.db", LAUNCHED_BY, 8)
+def test_job_without_a_trial_is_refused(study, tmp_path):
+    job = TrialJob(tmp_path / "mine", f"sqlite:///{tmp_path}/study.db", LAUNCH_ID, 8)
     config: Config = compose(*QUICK, f"sweeps_dir={tmp_path}")
     with pytest.raises(UserError, match="no trial for job 8"):
         run_trial(config, job)
 
 
-def test_a_run_that_collapses_by_itself_goes_on_unless_told(study, tmp_path, capsys):
+def test_collapsed_trial_continues_with_a_warning_if_configured(study, tmp_path, capsys):
     hopeless = ("health.on_collapse=warn", "health.collapse.low_score=1", "health.collapse.low_epochs=2")
     _, trial, folder = run(study, tmp_path, "pruner=none", *hopeless)
     assert trial.user_attrs[END] == "finished"
-    assert (folder / "log.txt").read_text().count("it looks collapsed: ") == 1
+    assert (folder / "log.txt").read_text().count("looks collapsed: ") == 1
 
 
-def test_a_job_is_told_when_its_launch_is_gone():
+def test_job_is_terminated_when_its_launch_is_gone():
     """A grandchild whose parent ends gets SIGTERM; while the parent lives it does not."""
     child = (
-        "import os, time; from app.training.orphan import watch; watch(os.getppid()); print('watching', flush=True); "
-        "time.sleep(60)"
+        "import os, time; from app.core.processes import terminate_with_parent; terminate_with_parent(os.getppid()); "
+        "print('watching', flush=True); time.sleep(60)"
     )
     parent = (
         "import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=sys.stdout); "
@@ -176,9 +173,5 @@ def test_a_job_is_told_when_its_launch_is_gone():
     process.wait()
 
 
-def test_only_a_child_of_the_launch_is_its_orphan():
-    here, parent = platform.node(), os.getppid()
-    assert as_parent(f"{here}-{parent}-20260101T000000") == parent
-    assert as_parent(f"{here}-{os.getpid()}-20260101T000000") is None
-    assert as_parent(f"elsewhere-{parent}-20260101T000000") is None
-    assert is_orphan(1 << 22) and not is_orphan(parent) and not is_orphan(None)
+def test_process_is_an_orphan_only_without_its_parent():
+    assert is_orphan(1 << 22) and not is_orphan(os.getppid()) and not is_orphan(None)

@@ -1,4 +1,4 @@
-"""Values as numbers and as distributions over bins."""
+"""Values as scalars and as distributions over bins."""
 
 import math
 
@@ -19,7 +19,8 @@ from app.models.value import (
     support_of_env,
     support_of_rewards,
 )
-from tests.make import compose, make_agent, make_batch
+from app.replay.batch import random_batch
+from tests.helpers.make import compose, make_agent
 
 EDGES = bin_edges(torch.tensor([-10.0, 90.0]), 50)
 CENTRES = (EDGES[1:] + EDGES[:-1]) / 2
@@ -53,7 +54,7 @@ def test_hl_gauss_keeps_the_mean_of_its_target(target):
 
 
 @pytest.mark.parametrize("target", [-1000.0, -10.0, 90.0, 1e6])
-def test_hl_gauss_takes_targets_beyond_the_support_for_its_edge(target):
+def test_hl_gauss_clamps_targets_to_the_support(target):
     mass = hl_gauss(torch.tensor([target]), EDGES, sigma=0.75)[0]
     assert torch.isfinite(mass).all()
     assert float(mass.sum()) == pytest.approx(1, abs=1e-5)
@@ -66,12 +67,12 @@ def test_cross_entropy_equals_torchs_with_soft_targets():
     torch.testing.assert_close(cross_entropy(logits, target), expected)
 
 
-def test_gradient_of_a_large_error_is_no_larger_than_of_a_medium_one():
-    """With the squared error it grows with the error: this is why one crash owns a batch."""
+def test_categorical_gradient_of_a_large_error_is_no_larger_than_of_a_medium_one():
+    """With the squared error the gradient grows with the error, so that one crash dominates a batch."""
     value = categorical()
     norms = {"categorical": [], "scalar": []}
     for error in (10.0, 60.0):
-        logits = value.bias_of(0.0).expand(1, 1, -1).clone().requires_grad_()
+        logits = value.outputs_for(0.0).expand(1, 1, -1).clone().requires_grad_()
         value.loss(logits, torch.tensor([error])).backward()
         norms["categorical"].append(float(logits.grad.norm()))
         output = torch.zeros(1, 1, 1, requires_grad=True)
@@ -82,18 +83,18 @@ def test_gradient_of_a_large_error_is_no_larger_than_of_a_medium_one():
 
 
 @pytest.mark.parametrize("q", [-5.0, 0.0, 30.0, 80.0])
-def test_bias_of_a_value_has_about_that_expectation(q):
-    assert float(categorical().expectation(categorical().bias_of(q))) == pytest.approx(q, abs=0.1)
-    assert float(ScalarValue().expectation(ScalarValue().bias_of(q))) == q
+def test_outputs_for_a_value_have_about_that_expectation(q):
+    assert float(categorical().expectation(categorical().outputs_for(q))) == pytest.approx(q, abs=0.1)
+    assert float(ScalarValue().expectation(ScalarValue().outputs_for(q))) == q
 
 
 def test_share_of_clipped_targets_is_reported():
     target = torch.tensor([-11.0, 0.0, 50.0, 91.0])
-    assert float(categorical().clipped_share(target)["q_target_clipped"]) == 0.5
-    assert ScalarValue().clipped_share(target) == {}
+    assert float(categorical().target_metrics(target)["q_target_clipped"]) == 0.5
+    assert ScalarValue().target_metrics(target) == {}
 
 
-def test_support_of_a_car_is_what_its_top_speed_earns_for_ever_and_its_entropy():
+def test_support_of_a_car_is_the_return_at_top_speed_without_end_with_entropy():
     config = compose("env=sim_lidar")
     low, high = support_of_env(config.env, config.agent, 3)
     horizon = 1 / (1 - config.agent.gamma)
@@ -114,10 +115,10 @@ def test_support_is_widened_to_the_return_range():
     assert support_of_rewards(-3.0, 2.0, config.env, config.agent, 1) == pytest.approx((-1600, 200), abs=1e-3)
 
 
-def test_support_counts_with_the_entropy_coefficient_that_the_agent_starts_with():
+def test_support_uses_the_initial_entropy_coefficient():
     low, high = (
         support_of_env(config.env, config.agent, 3)
-        for config in (compose("env=sim_lidar", "agent.alpha=0.1"), compose("env=sim_lidar", "agent.alpha_floor=0.2"))
+        for config in (compose("env=sim_lidar", "agent.alpha=0.1"), compose("env=sim_lidar", "agent.alpha_min=0.2"))
     )
     assert high[0] < low[0] and high[1] > low[1]
 
@@ -131,13 +132,13 @@ def test_support_can_be_set_by_hand():
 @pytest.mark.parametrize("value", ["categorical", "scalar"])
 def test_every_model_learns_with_either_value(model, value):
     agent = make_agent(f"model={model}", "env=sim_lidar", f"value={value}")
-    batch = make_batch(agent.spec, 8)
+    batch = random_batch(agent.spec, 8, 3)
     metrics = [agent.train(batch) for _ in range(3)]
     assert np.isfinite([list(row.values()) for row in metrics]).all()
     assert ("q_target_clipped" in metrics[0]) is (value == "categorical")
 
 
-def test_support_fitted_to_rewards_is_fixed_kept_and_begins_at_the_initial_q():
+def test_support_fitted_to_rewards_is_set_once_saved_and_starts_at_the_initial_q():
     options = ("model=mlp", "env=sim_lidar", "value=categorical", "critic.initial_q=7", "env.return_range=null")
     agent = make_agent(*options)
     for network in (agent.model, agent.target, agent.averaged):  # as for a task of unknown range
@@ -148,10 +149,28 @@ def test_support_fitted_to_rewards_is_fixed_kept_and_begins_at_the_initial_q():
     assert agent.target.q_heads.value.support.equal(support)
     agent.fit_support(reward_min=-10, reward_max=50)
     assert agent.model.q_heads.value.support.equal(support)
-    batch = make_batch(agent.spec, 32)
-    seen = agent.model.forward_features(batch.obs)
-    q = agent.model.q_from_features(seen.features, None, batch.action)
+    batch = random_batch(agent.spec, 32, 3)
+    features = agent.model.forward_features(batch.obs).features
+    q = agent.model.q_from_features(features, None, batch.action).detach()
     assert float(q.mean()) == pytest.approx(7, abs=3)
     other = make_agent(*options, seed=5)
     other.load_state_dict(agent.state_dict())
     assert other.model.q_heads.value.support.equal(support)
+
+
+@pytest.mark.parametrize("initial_q", [-500.0, 500.0])
+def test_initial_q_beyond_a_derived_support_is_told(caplog, initial_q):
+    make_agent("env=sim_lidar", "model=droq", f"critic.initial_q={initial_q}")
+    (message,) = caplog.messages
+    assert f"critic.initial_q = {initial_q:g} lies beyond the values from -15 to" in message
+    caplog.clear()
+    agent = make_agent("env=gym", "model=mlp", "value=categorical", f"critic.initial_q={initial_q}")
+    assert not caplog.messages  # the support is not known yet
+    agent.fit_support(reward_min=-1.0, reward_max=1.0)
+    assert f"critic.initial_q = {initial_q:g} lies beyond" in caplog.messages[0] and len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("options", [("value=scalar", "critic.initial_q=1e6"), ("critic.initial_q=30",)])
+def test_initial_q_that_can_be_represented_is_not_told(caplog, options):
+    make_agent("env=sim_lidar", "model=droq", *options)
+    assert not caplog.messages

@@ -1,1 +1,1 @@
-"""The learning algorithm: pure losses, and the agent that applies them."""
+"""Learning algorithm: the SAC agent, its losses and its optimiser."""

@@ -1,7 +1,4 @@
-"""The losses of SAC (Haarnoja et al. 2018, arXiv:1812.05905) and DroQ (Hiraoka et al. 2022, arXiv:2110.02034).
-
-Pure functions of tensors: no network, no optimiser, no state.
-"""
+"""Losses of SAC (Haarnoja et al. 2018, arXiv:1812.05905) as pure functions of tensors."""
 
 from torch import Tensor
 
@@ -9,32 +6,47 @@ from torch import Tensor
 def bellman_target(
     reward: Tensor, discount: Tensor, terminated: Tensor, next_q: Tensor, next_log_prob: Tensor, alpha: Tensor
 ) -> Tensor:
-    """Soft n-step Bellman target (B,).
+    """Soft n-step Bellman target (B,): Haarnoja et al. 2018, equations 2 and 3, with the minimum over the heads.
 
-    A terminated episode is worth its reward; a truncated one goes on in the eyes of the critic.
+    The minimum counters overestimation (clipped double Q: Fujimoto et al. 2018, arXiv:1802.09477). A terminated
+    episode ends with its reward; a truncated one is bootstrapped.
 
     Args:
-        reward: discounted sum of the n rewards (B,).
-        discount: gamma to the power of the steps really summed (B,).
-        terminated: 1 where the last of those steps ended the task (B,).
-        next_q: Q-values of the target heads at the next state and action (n, B).
-        next_log_prob: log-probability of that action (B,).
-        alpha: entropy coefficient, scalar.
+        reward: Discounted sum of the n rewards (B,).
+        discount: Gamma to the power of the number of rewards in that sum (B,).
+        terminated: 1 where the last of those steps terminated the episode (B,).
+        next_q: Q-values of the target heads for the next state and action (n, B).
+        next_log_prob: Log-probability of that action (B,).
+        alpha: Entropy coefficient, a scalar.
     """
     soft_value = next_q.amin(0) - alpha * next_log_prob
     return reward + discount * (1 - terminated) * soft_value
 
 
 def actor_loss(q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
-    """Entropy-regularised policy loss of SAC: ``mean(alpha · log_prob − min Q)`` for q (n, B), log_prob (B,)."""
+    """Policy loss ``mean(alpha · log_prob − min Q)``, Haarnoja et al. 2018, equation 7.
+
+    Args:
+        q: Q-values of the heads for the sampled actions (n, B).
+        log_prob: Log-probability of these actions (B,).
+        alpha: Entropy coefficient, a scalar.
+    """
     return (alpha * log_prob - q.amin(0)).mean()
 
 
 def entropy_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
-    """Loss whose gradient raises alpha while the policy's entropy is below ``target_entropy``."""
+    """Loss of the entropy coefficient: Haarnoja et al. 2018, equation 18, with log alpha in place of alpha.
+
+    Its gradient raises alpha while the entropy of the policy is below ``target_entropy``.
+
+    Args:
+        log_alpha: Logarithm of the entropy coefficient, a scalar.
+        log_prob: Log-probability of the sampled actions (B,); no gradient passes through it.
+        target_entropy: Entropy to reach, in nats.
+    """
     return -(log_alpha * (log_prob.detach() + target_entropy).mean())
 
 
 def prediction_loss(predicted: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error of predicted rewards (B, H) where ``mask`` (B, H) is 1; 0 if it never is."""
+    """Mean squared error of predicted rewards (B, H) where ``mask`` (B, H) is 1; 0 if it is 0 everywhere."""
     return ((predicted - rewards).square() * mask).sum() / mask.sum().clamp(min=1)

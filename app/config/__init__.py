@@ -1,1 +1,1 @@
-"""The typed configuration: YAML in, frozen dataclasses out."""
+"""The typed configuration: Hydra composes YAML, and frozen dataclasses check it."""

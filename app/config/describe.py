@@ -1,11 +1,11 @@
-"""What the schema allows for a key, in words. The error messages are made from this."""
+"""Description in words of the values that the schema allows for a key, for the error messages."""
 
 import dataclasses
 import types
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-_WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+_SINGULARS = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 _PLURALS = {bool: "true or false values", int: "integers", float: "numbers", str: "strings"}
 _BOUNDS = {
     "gt": "greater than {}",
@@ -16,7 +16,7 @@ _BOUNDS = {
 
 
 def _split(annotation: Any) -> tuple[Any, dict[str, Any]]:
-    """Separate an ``Annotated`` type from its bounds."""
+    """Separate an ``Annotated`` type from its bounds and its description."""
     bounds: dict[str, Any] = {}
     while get_origin(annotation) is Annotated:
         annotation, *extras = get_args(annotation)
@@ -29,7 +29,7 @@ def _split(annotation: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, or the type itself."""
+    """Return the members of a union, or the type itself."""
     bare, _ = _split(annotation)
     return get_args(bare) if get_origin(bare) in (Union, types.UnionType) else (annotation,)
 
@@ -40,7 +40,7 @@ def _bounded(word: str, bounds: dict[str, Any]) -> str:
 
 
 def allowed(annotation: Any) -> str:
-    """Say what a type allows, such as "a number at least 0 and less than 1"."""
+    """Describe the values of a type, such as "a number at least 0 and less than 1"."""
     if len(_members(annotation)) > 1:
         return " or ".join(allowed(member) for member in _members(annotation))
     bare, bounds = _split(annotation)
@@ -55,7 +55,7 @@ def allowed(annotation: Any) -> str:
         return _allowed_tuple(bare, bounds)
     if dataclasses.is_dataclass(bare):
         return f"a section with the keys {', '.join(f.name for f in dataclasses.fields(bare))}"
-    return _bounded(_WORDS[bare], bounds)
+    return _bounded(_SINGULARS[bare], bounds)
 
 
 def _allowed_tuple(bare: Any, bounds: dict[str, Any]) -> str:
@@ -100,12 +100,12 @@ def locate(schema: Any, loc: Sequence[str | int]) -> tuple[str, Any]:
 
 
 def _present(annotation: Any) -> Any:
-    """The type itself, or what a value that may also be null is otherwise."""
+    """Return the type itself or, of a type that also allows null, the other one."""
     return next(member for member in _members(annotation) if member is not types.NoneType)
 
 
 def tags(annotation: Any) -> list[str]:
-    """The values of ``kind`` that tell the members of a union apart."""
+    """Return the values of ``kind`` by which the members of a tagged union differ."""
     return [kind for member in _members(annotation) for kind in _kind(member)]
 
 
@@ -118,7 +118,7 @@ def _fields(bare: Any) -> dict[str, Any]:
 
 
 def known_keys(schema: Any, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of the schema, with the sections; of a tagged union, the keys of all members."""
+    """Yield every dotted key of the schema and every section; of a tagged union, the keys of all members."""
     for name, annotation in _fields(schema).items():
         yield prefix + name
         for member in _members(annotation):

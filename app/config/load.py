@@ -1,4 +1,4 @@
-"""From the composed YAML to the typed, frozen configuration."""
+"""Conversion of the composed YAML into the typed, frozen configuration."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -8,17 +8,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
-from app.config import checks
+from app.config import rules
 from app.config.describe import allowed, known_keys, locate, tags
+from app.config.renamed_keys import renaming
 from app.config.schema import Config
-from app.errors import UserError
+from app.core.errors import UserError
 
 Schema = TypeVar("Schema")
 
-# Where what is allowed does not tell a person what to choose.
+# Advice for keys where the allowed values do not suggest a good one.
 _ADVICE = {
     "agent.gamma": "Use a discount such as 0.99.",
-    "encoder.dropout": "Use 0.0; 0.1 is the old fault.",
+    "encoder.dropout": "Use 0.0; 0.1 is fault 3.",
     "critic.dropout": "Use 0.01, as DroQ does.",
     "device": "Use auto to take the GPU when there is one.",
     "env.name": "Name the task for the run folder, such as env.name=walker.",
@@ -30,15 +31,19 @@ _HINT = "Add --cfg job to the command to see every key and its value."
 
 
 class ConfigError(UserError):
-    """The configuration is not valid; the text has one line for every problem."""
+    """An invalid configuration; the text has one line for every problem.
+
+    Args:
+        problems: One sentence for each.
+    """
 
     def __init__(self, problems: Sequence[str]) -> None:
-        """Keep the problems, one sentence each."""
+        """Keep the problems."""
         super().__init__(problems)
         self.problems = tuple(problems)
 
     def __str__(self) -> str:
-        """Return all problems at once, with the way to look up what is in force."""
+        """Return all problems, and a hint on how to see the whole configuration."""
         lines = "\n".join(f"  {problem}" for problem in self.problems)
         return f"The configuration is not valid:\n{lines}\n{_HINT}"
 
@@ -47,31 +52,31 @@ def load(cfg: DictConfig) -> Config:
     """Resolve, validate and freeze a composed configuration.
 
     Args:
-        cfg: What Hydra composed from ``conf/`` and the command line.
+        cfg: The configuration that Hydra composed from ``conf/`` and the command line.
 
     Returns:
-        The typed configuration, its rules between keys checked.
+        The typed configuration, which fulfils the rules between keys.
 
     Raises:
-        ConfigError: With every problem found.
+        ConfigError: The configuration is not valid; it names every problem.
     """
-    return _checked(validate(cfg, Config), checks.problems)
+    return _checked(validate(cfg, Config), rules.problems)
 
 
-def load_kept(cfg: DictConfig) -> Config:
-    """The same for what a run has kept of its configuration, which need not be able to start as it is.
+def load_recorded(cfg: DictConfig) -> Config:
+    """Like ``load``, for the configuration that a run recorded, which need not be able to start as it is.
 
     Raises:
-        ConfigError: With every problem found.
+        ConfigError: The configuration is not valid; it names every problem.
     """
-    return _checked(validate(cfg, Config), checks.kept_problems)
+    return _checked(validate(cfg, Config), rules.recorded_problems)
 
 
 def validate(cfg: DictConfig, schema: type[Schema]) -> Schema:
     """Resolve a composed configuration and make it an instance of ``schema``.
 
     Raises:
-        ConfigError: With every key that is missing, unknown or out of range.
+        ConfigError: Keys are missing, unknown or out of range; it names all of them.
     """
     try:
         values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -89,12 +94,12 @@ def _checked(config: Config, problems: Callable[[Config], list[str]]) -> Config:
     return config
 
 
-def suggestion(key: str, schema: type) -> str:
-    """Return what a key that nobody knows may have been meant to be."""
+def suggest_key(key: str, schema: type) -> str:
+    """Return a sentence on the keys that an unknown key may have been meant to be."""
     keys = list(dict.fromkeys(known_keys(schema)))
     section, _, name = key.rpartition(".")
     if key in keys:
-        return f"Only another option of {section} has it."
+        return f"It exists only in another option of {section}."
     siblings = [known for known in keys if known.rpartition(".")[0] == section]
     names = {known: known.rpartition(".")[2] for known in keys}
     close = (
@@ -114,15 +119,16 @@ def _close(word: str, names: dict[str, str]) -> list[str]:
     return [key for key, name in names.items() if name in matches]
 
 
-def unknown(key: str, schema: type) -> str:
-    """Return the sentence for a key that the schema does not have."""
-    return f"{key}: there is no such key. {suggestion(key, schema)}"
+def unknown_key(key: str, schema: type) -> str:
+    """Return the sentence for a key that the schema does not have, or no longer has."""
+    return renaming(key) or f"{key}: there is no such key. {suggest_key(key, schema)}"
 
 
-def choose(group: str, option: str, options: Sequence[str]) -> str:
-    """Return the sentence for an option that a group does not have."""
+def invalid_option(group: str, option: str, options: Sequence[str]) -> str:
+    """Return the sentence for an option that a configuration group does not have."""
     close = difflib.get_close_matches(option, options, n=1)
-    meant = f" Did you mean {group}={close[0]}?" if close else ""
+    plus = "+" if group == "restart" else ""  # a group that is not in the defaults list
+    meant = f" Did you mean {plus}{group}={close[0]}?" if close else ""
     return f"{group} = {option}: must be one of {', '.join(options)}.{meant}"
 
 
@@ -132,33 +138,33 @@ def _sentence(error: OmegaConfBaseException) -> str:
 
 
 def _problems(error: ValidationError, cfg: DictConfig, schema: type) -> list[str]:
-    """One sentence per key; a key that merely repeats a faulty one through an interpolation is left out."""
+    """Return one sentence per key; a key that only repeats a wrong one through an interpolation is left out."""
     found: dict[str, str] = {}
     for item in error.errors(include_url=False):
         key, annotation = locate(schema, item["loc"])
         if item["type"] == "unexpected_keyword_argument":
-            found[key] = unknown(key, schema)
+            found[key] = unknown_key(key, schema)
             continue
-        words = allowed(annotation)
+        values = allowed(annotation)
         if item["type"].startswith("union_tag"):
-            key, words = f"{key}.kind", f"one of {', '.join(tags(annotation))}"
+            key, values = f"{key}.kind", f"one of {', '.join(tags(annotation))}"
         if item["type"] == "missing" and OmegaConf.select(cfg, key) is None:
-            found[key] = f"{key}: has no value. Set it to {words}."
+            found[key] = f"{key}: has no value. Set it to {values}."
         else:
-            value = _shown(OmegaConf.select(cfg, key))
-            found[key] = f"{key} = {value}: must be {words}. {_ADVICE.get(key, '')}".rstrip()
+            value = _as_yaml(OmegaConf.select(cfg, key))
+            found[key] = f"{key} = {value}: must be {values}. {_ADVICE.get(key, '')}".rstrip()
     return [text for key, text in found.items() if _source(cfg, key) not in found]
 
 
-def _shown(value: Any) -> str:
-    """A value as YAML spells it."""
+def _as_yaml(value: Any) -> str:
+    """Return a value as YAML spells it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)
 
 
 def _source(cfg: DictConfig, key: str) -> str | None:
-    """The key that ``key`` copies, when its YAML value is just ``${other}``."""
+    """Return the key that ``key`` copies if its YAML value is just ``${other}``."""
     section, _, name = key.rpartition(".")
     parent = OmegaConf.select(cfg, section) if section else cfg
     if name not in parent or not OmegaConf.is_interpolation(parent, name):

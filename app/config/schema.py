@@ -1,40 +1,39 @@
-"""The typed, frozen configuration: one field for every key of ``conf/``.
+"""The typed, frozen configuration of a run: one field for every key of ``conf/``.
 
-The YAML files hold every default; this module holds types and bounds only, so a value that is
-missing, misspelt or out of range is an error before anything is built. Nothing here imports torch.
+The YAML files hold every default; this module holds types and bounds only, so that a value which is missing, misspelt
+or out of range is an error before anything is built. Nothing here imports torch.
 """
 
-from dataclasses import replace
+from dataclasses import field, replace
 from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from app.config.commands import ExportConfig as ExportConfig
-from app.config.commands import MakeKeysConfig as MakeKeysConfig
-from app.config.commands import SweepReportConfig as SweepReportConfig
-from app.config.commands import ValidateConfig as ValidateConfig
-from app.config.fields import FROZEN, Beta, Count, Device, Dropout, Name, NonNegative, Positive, PositiveFloat, Seed
-from app.config.fields import LONGEST_NAME as LONGEST_NAME
-from app.config.fields import StudyName as StudyName
-from app.config.schema_env import CarConfig as CarConfig
-from app.config.schema_env import CarRacingConfig as CarRacingConfig
 from app.config.schema_env import EnvConfig
-from app.config.schema_env import GymConfig as GymConfig
-from app.config.schema_env import OpenplanetConfig as OpenplanetConfig
-from app.config.schema_env import SimConfig as SimConfig
-from app.config.schema_env import TrackConfig as TrackConfig
-from app.config.schema_env import TrackEnvConfig as TrackEnvConfig
-from app.config.schema_env import TrackmaniaConfig as TrackmaniaConfig
-from app.config.schema_health import HealthConfig
-from app.config.schema_network import NetworkConfig as NetworkConfig
-from app.config.schema_network import Role
-from app.config.schema_pruner import PrunerConfig
+from app.config.types import (
+    FROZEN,
+    AtLeastOne,
+    Beta,
+    Count,
+    Device,
+    Dropout,
+    Host,
+    Name,
+    NonNegative,
+    Port,
+    Positive,
+    PositiveFloat,
+    Seed,
+    Share,
+)
+
+Role = Literal["local", "server", "worker", "trainer", "all"]
 
 
 @dataclass(frozen=True, config=FROZEN)
 class ModelConfig:
-    """Which actor-critic, and the widths of its trunk."""
+    """The actor-critic and the widths of its trunk. The name decides which code is used."""
 
     name: Literal["droq_contextual", "droq", "shared_backbone", "mlp"]
     image_dim: Positive  # output of the CNN backbone
@@ -43,7 +42,7 @@ class ModelConfig:
 
     @property
     def contextual(self) -> bool:
-        """Whether the model has a context encoder and FiLM."""
+        """True for the model with a context encoder and FiLM."""
         return self.name == "droq_contextual"
 
 
@@ -70,7 +69,7 @@ class StageConfig:
 class BackboneConfig:
     """The EfficientNetV2-style CNN."""
 
-    name: Literal["effnet_pico", "effnet_nano", "effnet_s"]
+    name: Name
     stem_channels: Positive
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
     head_channels: Positive
@@ -118,12 +117,12 @@ class CriticConfig:
 
 @dataclass(frozen=True, config=FROZEN)
 class ValueConfig:
-    """How the Q-heads represent a value, and with it the critic's loss."""
+    """Representation of a value by the Q-heads, which also decides the loss of the critic."""
 
     kind: Literal["categorical", "scalar"]
     bins: Annotated[int, Field(ge=3, le=4096)]
     sigma: PositiveFloat  # standard deviation of the smoothed target, as a share of a bin
-    support: tuple[float, float] | None  # lowest and highest value; null: what the rewards allow
+    support: tuple[float, float] | None  # lowest and highest value; null: computed from rewards, discount and entropy
 
 
 @dataclass(frozen=True, config=FROZEN)
@@ -133,13 +132,14 @@ class AgentConfig:
     gamma: Annotated[float, Field(ge=0, lt=1)]
     polyak: Annotated[float, Field(ge=0, lt=1)]
     n_step: Positive
-    alpha: PositiveFloat  # start value of the entropy coefficient
-    alpha_floor: NonNegative
-    learn_entropy_coef: bool
+    deterministic_share: Annotated[float, Field(ge=0, lt=1)]  # of the training episodes
+    alpha: PositiveFloat  # initial entropy coefficient
+    alpha_min: NonNegative  # lower bound of a learned alpha
+    auto_alpha: bool  # whether alpha is learned
     target_entropy: float | None  # null: minus the number of action dimensions
     lr_actor: PositiveFloat
     lr_critic: PositiveFloat
-    lr_backbone: PositiveFloat  # the CNN and its way into the fusion
+    lr_backbone: PositiveFloat  # of the CNN and of its projection before the fusion
     lr_entropy: PositiveFloat
     betas_actor: tuple[Beta, Beta]
     betas_critic: tuple[Beta, Beta]
@@ -147,18 +147,18 @@ class AgentConfig:
     weight_decay_critic: NonNegative
     grad_clip: PositiveFloat | None  # global norm per optimiser; null: none
     policy_ema: Annotated[float, Field(ge=0, lt=1)]  # share of the old averaged weights kept at each update
-    deployed_policy: Literal["averaged", "raw"]  # which policy is judged, kept as best and exported
+    deployed_policy: Literal["averaged", "raw"]  # the policy that is judged, kept as best and exported
 
 
 @dataclass(frozen=True, config=FROZEN)
 class ReplayConfig:
-    """The replay ring."""
+    """The replay buffer, a ring of rows."""
 
     capacity: Positive  # rows, one per environment step and one per reset
     batch_size: Positive
-    recent_share: Annotated[float, Field(ge=0, le=1)]  # of every batch, drawn from the newest rows alone
-    recent_rows: Positive  # how many those are
-    keep: bool  # of a trial that has finished; that of a single run always stays
+    recent_share: Share  # of every batch, drawn from the newest rows only
+    recent_rows: Positive  # number of newest rows for recent_share
+    keep_after_trial: bool  # false: replay and checkpoints of a finished trial are deleted; single runs keep theirs
 
 
 @dataclass(frozen=True, config=FROZEN)
@@ -166,31 +166,76 @@ class TrainingConfig:
     """The schedule, in the terms of tmrl's ``TrainingOffline``."""
 
     epochs: Positive
-    rounds: Positive
-    steps: Positive  # updates per round
+    updates_per_epoch: Positive  # an epoch ends with an evaluation
     max_training_steps_per_env_step: PositiveFloat
     start_training: Positive  # environment steps before the first update
     update_model_interval: Positive  # updates between broadcasts of the actor
     eval_episodes: Positive  # deterministic evaluation episodes at the end of an epoch
     eval_episodes_stochastic: Positive
     eval_episodes_other: Count  # deterministic, of the policy that is not deployed
-    checkpoint_interval_s: NonNegative  # seconds between checkpoints; one is written at every epoch's end, too
-    init_from: str | None  # folder of a run whose best weights a new run begins with
-
-    @property
-    def updates_per_epoch(self) -> int:
-        """Updates between two evaluations."""
-        return self.rounds * self.steps
+    checkpoint_interval_s: NonNegative  # seconds between checkpoints; every epoch ends with one, too
+    init_from: str | None  # folder of a run whose best weights a new run starts with
 
     @property
     def updates(self) -> int:
-        """Updates of the whole run."""
+        """Number of updates in the whole run."""
         return self.epochs * self.updates_per_epoch
 
 
 @dataclass(frozen=True, config=FROZEN)
+class WeightsConfig:
+    """Weights of the parts of ``objective=stability``; they sum to 1."""
+
+    loss_smoothness: NonNegative
+    return_consistency: NonNegative
+    entropy_health: NonNegative
+    positive_trend: NonNegative
+    performance: NonNegative
+
+
+@dataclass(frozen=True, config=FROZEN)
+class CollapseConfig:
+    """Limits beyond which a run counts as collapsed."""
+
+    low_score: Share
+    low_epochs: Positive
+    q_margin: NonNegative  # steps' worth of reward and entropy
+    q_after_updates: Count
+    stuck_epochs: Annotated[int, Field(ge=2)]
+    stuck_share: NonNegative  # of the change of the stochastic return
+    stuck_gap: NonNegative  # share of the stochastic return
+
+
+@dataclass(frozen=True, config=FROZEN)
+class HealthConfig:
+    """The reaction to a collapse, the parts of the health score, and the limits."""
+
+    on_collapse: Literal["warn", "stop"]
+    objective_window: Positive  # deterministic evaluations
+    consistency_window: Annotated[int, Field(ge=2)]  # deterministic evaluations
+    weights: WeightsConfig
+    loss_factors: tuple[AtLeastOne, AtLeastOne]  # change of a loss in an epoch: free of cost, and a jump
+    clipped_targets: Share  # of the targets of an epoch; a larger share gives a warning
+    standstill_share: PositiveFloat  # share of env.return_range
+    alpha_band: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
+    collapse: CollapseConfig
+
+
+@dataclass(frozen=True, config=FROZEN)
+class PrunerConfig:
+    """Comparison of a trial with the others at the same epoch, which may end it early."""
+
+    kind: Literal["percentile", "none"]
+    percentile: Annotated[float, Field(gt=0, le=100)]  # of the trials that may continue, per cent
+    n_startup_trials: Count
+    n_warmup_epochs: Count
+    interval_epochs: Positive
+    n_min_trials: Positive
+
+
+@dataclass(frozen=True, config=FROZEN)
 class LoggerConfig:
-    """What a person gets to see."""
+    """Output for people."""
 
     tensorboard: bool
     progress: Literal["auto", "bar", "plain", "none"]
@@ -200,25 +245,46 @@ class LoggerConfig:
 
 
 @dataclass(frozen=True, config=FROZEN)
+class NetworkConfig:
+    """Addresses, secrets and limits of the connections between server, workers and trainer."""
+
+    host: Host
+    bind: Host
+    port: Port
+    password: str | None = field(repr=False)  # null: none is set
+    tls: bool
+    keys_dir: str
+    max_workers: Positive
+    max_steps_ahead: NonNegative  # environment steps
+    model_interval_s: NonNegative
+    backlog_mb: Positive
+    timeout_s: PositiveFloat
+
+    def without_secrets(self) -> "NetworkConfig":
+        """Return a copy that may be written into a file."""
+        return replace(self, password=None)
+
+
+@dataclass(frozen=True, config=FROZEN)
 class RestartConfig:
-    """What ``+restart=clean`` or ``+restart=archive`` clears before training."""
+    """The data that ``+restart=clean`` or ``+restart=archive`` clears before training."""
 
     mode: Literal["delete", "archive"]
     targets: Annotated[tuple[Literal["study", "replay", "checkpoints", "weights"], ...], Field(min_length=1)]
-    dry_run: bool  # list with sizes and stop
-    tmrl_run: str | None  # name of a run of tmrl's own whose leavings in TmrlData go as well
+    dry_run: bool  # true: list the files with their sizes and stop
+    tmrl_run: str | None  # name of a run of tmrl's own that is cleared from TmrlData as well
 
 
 @dataclass(frozen=True, config=FROZEN)
 class Config:
-    """Everything a run is made from."""
+    """The whole configuration of a run."""
 
     seed: Seed
     device: Device
     threads: Count  # 0: one or every core, whichever is faster
     log_std_min: float
     role: Role
-    workers: Positive  # that role=all starts
+    workers: Positive  # worker processes that role=all starts
     run_name: Name
     runs_dir: str
     sweeps_dir: str
@@ -240,21 +306,6 @@ class Config:
     network: NetworkConfig
     restart: RestartConfig | None  # null without +restart=clean
 
-    def to_keep(self) -> "Config":
-        """Return what a file of the run may hold: no secrets, and nothing that belongs to one start only."""
+    def to_record(self) -> "Config":
+        """Return a copy for the files of the run: without secrets, and without settings that concern one start only."""
         return replace(self, role="local", network=self.network.without_secrets(), restart=None)
-
-
-@dataclass(frozen=True, config=FROZEN)
-class EvaluateConfig:
-    """What ``app/evaluate.py`` is asked to do."""
-
-    run: str  # folder of a run
-    tracks: Annotated[tuple[Count, ...], Field(min_length=1)] | None  # track seeds; null: those of the run
-    episodes: Positive  # starts, spread over tracks and lap
-    episodes_stochastic: Count
-    device: Device
-    threads: Count
-    seed: Seed
-    video: bool
-    video_size: Annotated[int, Field(ge=64, le=2048)]

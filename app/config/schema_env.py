@@ -1,13 +1,13 @@
-"""The sections of the configuration that describe an environment."""
+"""The section ``env`` of the configuration: one dataclass for every kind of environment."""
 
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from app.config.fields import FROZEN, Count, Host, Name, NonNegative, Port, Positive, PositiveFloat
+from app.config.types import FROZEN, Count, Host, Name, NonNegative, Port, Positive, PositiveFloat
 
-# Return of an episode that gets nowhere, and of one without fault; null: unknown, no health score.
+# Return of an episode without any progress and of a perfect one; null: unknown, so there is no health score.
 ReturnRange = tuple[float, float] | None
 
 
@@ -41,9 +41,9 @@ class TrackConfig:
 
 @dataclass(frozen=True, config=FROZEN)
 class TrackEnvConfig:
-    """What every car has that drives on closed tracks which a seed decides.
+    """Settings of every simulated car on closed tracks that are generated from seeds.
 
-    Each kind also has ``top_speed``, in m/s.
+    Each kind also has a ``top_speed`` in m/s.
     """
 
     name: Name
@@ -66,8 +66,8 @@ class TrackEnvConfig:
     eval_tracks: Annotated[tuple[Count, ...], Field(min_length=1)]
     return_range: ReturnRange
 
-    plain_vector: ClassVar[bool] = False  # whether it shows neither lidar nor images
-    real_time: ClassVar[bool] = False  # whether it goes on while nobody acts
+    plain_vector: ClassVar[bool] = False  # whether the observation has neither lidar nor images
+    real_time: ClassVar[bool] = False  # whether time passes between two actions
 
     @property
     def reward_scale(self) -> float:
@@ -76,17 +76,17 @@ class TrackEnvConfig:
 
     @property
     def highest_reward(self) -> float:
-        """Reward of a step that is hardly exceeded: that of the top speed."""
+        """Reward of a step at the top speed, which is hardly ever exceeded."""
         return self.reward_scale
 
     @property
     def longest_history(self) -> int:
-        """Past steps that an observation shows, at most."""
+        """Largest number of past steps in an observation."""
         return max(self.window, self.action_history, self.image_history)
 
     @property
     def video_fps(self) -> int:
-        """Frames per second at which a video of every step shows real time."""
+        """Frames per second at which a video with one frame per step plays in real time."""
         return max(1, round(1 / self.step_s))
 
 
@@ -100,12 +100,12 @@ class SimConfig(TrackEnvConfig):
 
     @property
     def top_speed(self) -> float:
-        """What the engine reaches, m/s."""
+        """Top speed of the engine, m/s."""
         return self.car.top_speed
 
     @property
     def lap_return(self) -> float | None:
-        """What a full lap scores."""
+        """Return of a full lap."""
         return self.track.length * self.reward_per_metre
 
 
@@ -114,7 +114,7 @@ class CarRacingConfig(TrackEnvConfig):
     """Gymnasium's CarRacing under the observation of the simulator."""
 
     kind: Literal["car_racing"]
-    top_speed: PositiveFloat  # m/s; brings the observation to order 1, the car itself has no such limit
+    top_speed: PositiveFloat  # m/s; scales the observation to order 1, the car itself has no such limit
 
     lap_return: ClassVar[float | None] = None  # every track has a length of its own
 
@@ -156,7 +156,7 @@ class RewardConfig:
 
 @dataclass(frozen=True, config=FROZEN)
 class OpenplanetConfig:
-    """Where tmrl's plugin for OpenPlanet sends the car's data."""
+    """Address to which tmrl's plugin for OpenPlanet sends the car's data."""
 
     host: Host
     port: Port
@@ -181,7 +181,7 @@ class TrackmaniaConfig:
     images: bool
     image_size: Annotated[int, Field(ge=16, le=256)]  # pixels
     image_history: Positive
-    action_history: Positive  # an action acts one step late
+    action_history: Positive  # an action takes effect one step late
     window: Annotated[int, Field(ge=2)]
     lidar_range: PositiveFloat  # pixels
     top_speed: PositiveFloat
@@ -205,12 +205,12 @@ class TrackmaniaConfig:
 
     @property
     def highest_reward(self) -> float:
-        """Reward of a step that is hardly exceeded: ``reward_scale`` is that of the top speed."""
+        """Reward of a step at the top speed, which is hardly ever exceeded."""
         return self.reward_scale
 
     @property
     def longest_history(self) -> int:
-        """Past steps that an observation shows, at most."""
+        """Largest number of past steps in an observation."""
         return max(self.window, self.action_history, self.image_history)
 
 

@@ -1,1 +1,1 @@
-"""Environments: one observation contract (``spec``), and everything that fulfils it (``factory``)."""
+"""Gymnasium environments: the observation contract (``spec``) and a factory of every kind (``env_factory``)."""

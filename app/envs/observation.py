@@ -1,30 +1,36 @@
-"""Builds observations step by step, and takes them apart again for the replay."""
+"""Observation builder: keeps the histories of an episode and assembles observations from them."""
 
 import numpy as np
 
 from app.envs.spec import ObservationSpec
 
-_SLACK = 64  # spare rows behind each history, so that it moves to the front only every 64 steps
+_SPARE_ROWS = 64  # behind each history, so that its rows move to the front only every 64 steps
 
 
 class _History:
     """The last ``depth`` rows of a sequence, always contiguous in memory.
 
-    Rows are written one behind the other into an array with slack; when it is full, the rows
-    still needed move to the front. A snapshot is then a single copy of a slice.
+    Rows are written one behind the other into an array with spare rows; when it is full, the rows that are still
+    needed move to the front. A snapshot is then a single copy of a slice.
+
+    Args:
+        depth: Number of rows to keep.
+        row_shape: Shape of a row.
+        dtype: Type of its elements.
     """
 
     def __init__(self, depth: int, row_shape: tuple[int, ...], dtype: type) -> None:
         self._depth = depth
-        self._rows = np.zeros((depth + _SLACK, *row_shape), dtype)
+        self._rows = np.zeros((depth + _SPARE_ROWS, *row_shape), dtype)
         self._end = depth
 
-    def fill(self, row: np.ndarray | float) -> None:
+    def fill(self, rows: np.ndarray | float) -> None:
+        """Replace all rows by ``rows``, which may be a single row or a number."""
         self._end = self._depth
-        self._rows[: self._end] = row
+        self._rows[: self._end] = rows
 
     def push(self) -> np.ndarray:
-        """Return the next row, to be written by the caller."""
+        """Drop the oldest row and return the newest, which the caller writes."""
         if self._end == len(self._rows):
             keep = self._depth - 1
             self._rows[:keep] = self._rows[self._end - keep :]
@@ -33,24 +39,20 @@ class _History:
         return self._rows[self._end - 1]
 
     def snapshot(self) -> np.ndarray:
+        """Return a copy of the rows ``(depth, *row_shape)``, oldest first."""
         return self._rows[self._end - self._depth : self._end].copy()
-
-    def restore(self, rows: np.ndarray) -> None:
-        self._end = self._depth
-        self._rows[: self._end] = rows
 
 
 class ObservationBuilder:
-    """Keeps the histories of one running episode and copies observations out of them."""
+    """Builds the observations of one running episode; the arrays it returns belong to the caller.
+
+    Args:
+        spec: The observation contract.
+    """
 
     def __init__(self, spec: ObservationSpec) -> None:
-        """Allocate the histories.
-
-        Args:
-            spec: The observation to build.
-        """
         self._spec = spec
-        self._columns = np.array(spec.window_sensors, dtype=np.intp)
+        self._window_columns = np.array(spec.window_sensors, dtype=np.intp)
         self._floats = np.zeros(spec.float_dim, np.float32)  # sensors, then actions, oldest first
         self._images = None
         if spec.image_shape is not None:
@@ -66,7 +68,7 @@ class ObservationBuilder:
             frame: ``(H, W)`` uint8, or None without images.
 
         Returns:
-            The first observation; its arrays belong to the caller.
+            The first observation.
         """
         self._floats.fill(0.0)
         self._floats[: self._spec.sensors] = sensors
@@ -74,7 +76,7 @@ class ObservationBuilder:
             self._images.fill(frame)
         if self._window is not None:
             self._window.fill(0.0)
-            self._write_row(sensors, 0.0, 0.0)
+            self._append_to_window(sensors, 0.0, 0.0)
         return self._observation()
 
     def append(
@@ -83,13 +85,13 @@ class ObservationBuilder:
         """Add one step.
 
         Args:
-            sensors: ``(sensors,)`` float32, read after the step.
-            frame: ``(H, W)`` uint8 after the step, or None without images.
-            action: ``(action_dim,)`` the action that led here.
-            reward: The reward that came with it.
+            sensors: ``(sensors,)`` float32, measured after the step.
+            frame: ``(H, W)`` uint8, taken after the step, or None without images.
+            action: ``(action_dim,)`` float32, the action of the step.
+            reward: Reward of the step.
 
         Returns:
-            The new observation; its arrays belong to the caller.
+            The new observation.
         """
         spec = self._spec
         self._floats[: spec.sensors] = sensors
@@ -100,26 +102,26 @@ class ObservationBuilder:
         if self._images is not None:
             self._images.push()[:] = frame
         if self._window is not None:
-            self._write_row(sensors, action, reward)
+            self._append_to_window(sensors, action, reward)
         return self._observation()
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Return the running observation: all that the histories hold."""
+        """Return the state of the histories, which is the newest observation."""
         return self._observation()
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Continue from what ``get_state`` returned."""
+        """Restore what ``get_state`` returned."""
         self._floats[:] = state["floats"]
         if self._images is not None:
-            self._images.restore(state["images"])
+            self._images.fill(state["images"])
         if self._window is not None:
-            self._window.restore(state["window"])
+            self._window.fill(state["window"])
 
-    def _write_row(self, sensors: np.ndarray, action: np.ndarray | float, reward: float) -> None:
+    def _append_to_window(self, sensors: np.ndarray, action: np.ndarray | float, reward: float) -> None:
         row = self._window.push()
-        shown = len(self._columns)
-        row[:shown] = sensors.take(self._columns)
-        row[shown:-1] = action
+        count = len(self._window_columns)
+        row[:count] = sensors.take(self._window_columns)
+        row[count:-1] = action
         row[-1] = reward
 
     def _observation(self) -> dict[str, np.ndarray]:
@@ -131,8 +133,8 @@ class ObservationBuilder:
         return observation
 
 
-def newest(obs: dict[str, np.ndarray], spec: ObservationSpec) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return what one row of the replay stores of an observation.
+def newest_sensors_and_frame(obs: dict[str, np.ndarray], spec: ObservationSpec) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the part of an observation that its step added, which is what the replay stores.
 
     Args:
         obs: An observation that fulfils ``spec``.

@@ -1,3 +1,3 @@
-"""A trained actor as files that drive without this program: a bundle for tmrl's worker, and ONNX."""
+"""Export of a trained actor as a folder of files that drives with tmrl and onnxruntime, without this program."""
 
-from app import tmrl_api as tmrl_api  # first: driver.py imports tmrl itself, as it must where this program is not
+from app.core import tmrl_api as tmrl_api  # first: driver.py imports tmrl itself, as it must in the exported folder

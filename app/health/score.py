@@ -1,34 +1,51 @@
-"""The health score of a run and its five parts, each from 0 (bad) to 1 (good) and never NaN."""
+"""Health score and objective of a run; more is better."""
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
+from typing import Literal
 
-from app.config.schema_health import HealthConfig
-from app.health.history import History, column, series
-from app.reporting.results import mean_std
+from app.config.schema import HealthConfig
+from app.evaluation.results import mean_std
 
-Range = tuple[float, float]
+History = Sequence[Mapping[str, float | None]]  # metrics of every epoch; None, as in JSON, for values not finite
+Range = tuple[float, float]  # lowest and highest return to expect
+Objective = Literal["return_test_det", "stability"]
 
-_TINY = 1e-12  # a critic loss below it is 0
+_TINY = 1e-12  # a critic loss below it counts as it
+
+
+def series(history: History, *names: str) -> list[tuple[float, ...]]:
+    """Return the values of some metrics, one tuple for every epoch that has all of them; NaN for None."""
+    return [
+        tuple(math.nan if epoch[name] is None else epoch[name] for name in names)
+        for epoch in history
+        if all(name in epoch for name in names)
+    ]
+
+
+def column(history: History, name: str) -> list[float]:
+    """Return the values of one metric for every epoch that has it; NaN for None."""
+    return [value for (value,) in series(history, name)]
 
 
 def stability(history: History, cfg: HealthConfig, return_range: Range | None) -> dict[str, float]:
-    """Return the score and its parts by metric name: ``stability``, ``stability_loss_smoothness`` and so on.
+    """Return the health score and its parts by metric name: ``stability``, ``stability_loss_smoothness`` and so on.
 
-    Empty where there is nothing to judge: no epoch yet, or a task whose returns have no known range.
+    Empty where it is undefined: before the first epoch, or for a task whose returns have no known range.
     """
     if not history or return_range is None:
         return {}
     returns = column(history, "return_test_det")
+    recent = returns[-cfg.consistency_window :]
     parts = {
         "loss_smoothness": loss_smoothness(series(history, "loss_critic", "loss_actor"), cfg.loss_factors),
-        "return_consistency": return_consistency(returns[-cfg.recent :], return_range, cfg.standing),
-        "entropy_health": entropy_health(column(history, "alpha")[-cfg.last :], cfg.alpha_band),
+        "return_consistency": return_consistency(recent, return_range, cfg.standstill_share),
+        "entropy_health": entropy_health(column(history, "alpha")[-cfg.objective_window :], cfg.alpha_band),
         "positive_trend": positive_trend(returns, return_range),
-        "performance": performance(returns[-cfg.last :], return_range),
+        "performance": performance(returns[-cfg.objective_window :], return_range),
     }
     score = sum(weight * parts[name] for name, weight in asdict(cfg.weights).items())
     return {"stability": _clip(score), **{f"stability_{name}": part for name, part in parts.items()}}
@@ -37,16 +54,16 @@ def stability(history: History, cfg: HealthConfig, return_range: Range | None) -
 def loss_smoothness(losses: Sequence[tuple[float, ...]], factors: tuple[float, float]) -> float:
     """Return 1 minus the mean cost of the changes from one epoch to the next, over both losses.
 
-    A change by less than the first factor costs nothing, so a loss may rise over decades as long as it takes its
-    time; by more than the second it costs 1; between them the cost rises with the logarithm. The actor loss has a
-    sign and may pass 0: it counts in units of the critic's error (the root of its loss), below which it is noise.
+    A change by less than the first factor costs nothing, so that a loss may rise over decades as long as it does so
+    slowly; a change by more than the second costs 1; in between, the cost rises with the logarithm. The actor loss has
+    a sign and may pass 0: it is measured in units of the critic's error (the root of its loss), and noise below it.
 
     Args:
-        losses: critic and actor loss of every epoch.
-        factors: where the cost begins, and where it ends.
+        losses: Critic and actor loss of every epoch.
+        factors: The factors where the cost begins and where it ends.
 
     Returns:
-        0 if there is no loss or one that is not finite.
+        0 if there is no loss, or one that is not finite.
     """
     if not losses or not _finite(value for pair in losses for value in pair):
         return 0.0
@@ -56,7 +73,7 @@ def loss_smoothness(losses: Sequence[tuple[float, ...]], factors: tuple[float, f
 
 
 def _changes(c0: float, c1: float, a0: float, a1: float) -> tuple[float, float]:
-    """The changes of the critic and of the actor loss between two epochs, as logarithms of factors."""
+    """Return the changes of the critic and of the actor loss between two epochs, as logarithms of factors."""
     c0, c1 = max(c0, _TINY), max(c1, _TINY)
     error = math.sqrt(max(c0, c1))
     return abs(math.log(c1) - math.log(c0)), abs(_signed_log(a1 / error) - _signed_log(a0 / error))
@@ -66,39 +83,39 @@ def _signed_log(value: float) -> float:
     return math.copysign(math.log(max(abs(value), 1.0)), value)
 
 
-def return_consistency(returns: Sequence[float], return_range: Range, standing: float) -> float:
-    """Return ``1 − (σ + s) / (mean − low)``, clipped: how little the returns vary, for what they are.
+def return_consistency(returns: Sequence[float], return_range: Range, standstill_share: float) -> float:
+    """Return ``1 − (σ + s) / (mean − low)``, clipped: the variation of the returns, relative to their level.
 
-    The tolerance s is the share ``standing`` of the range: without it a car that always stands still would be the
-    most consistent of all. With it, returns that near to the lowest score 0.
+    The tolerance s is the share ``standstill_share`` of the range. Without it, a car that always stands still would be
+    the most consistent of all; with it, returns that close to the lowest score 0.
 
     Args:
-        returns: of the last deterministic evaluations.
-        return_range: lowest and highest return to expect.
-        standing: share of the range.
+        returns: Returns of the last deterministic evaluations.
+        return_range: Lowest and highest return to expect.
+        standstill_share: Tolerance, as a share of the range.
     """
     low, high = return_range
-    if len(returns) < 2 or not _finite(returns):  # a single one shows nothing yet
+    if len(returns) < 2 or not _finite(returns):  # a single one shows no variation
         return 0.0
     mean, std = mean_std(returns)
-    return _clip(1.0 - (std + standing * (high - low)) / (mean - low)) if mean > low else 0.0
+    return _clip(1.0 - (std + standstill_share * (high - low)) / (mean - low)) if mean > low else 0.0
 
 
 def entropy_health(alphas: Sequence[float], band: tuple[float, float, float, float]) -> float:
     """Return the mean over the entropy coefficients of a trapezoid on their logarithm.
 
     Args:
-        alphas: entropy coefficients, of the last epochs.
-        band: 0 up to the first and from the fourth number on, 1 from the second to the third.
+        alphas: Entropy coefficients of the last epochs.
+        band: The trapezoid: 0 up to the first and from the fourth number on, 1 from the second to the third.
     """
     return statistics.fmean(_trapezoid(alpha, band) for alpha in alphas) if alphas else 0.0
 
 
 def _trapezoid(alpha: float, band: tuple[float, float, float, float]) -> float:
-    if not band[0] < alpha < band[3]:  # NaN as well
+    if not band[0] < alpha < band[3]:  # also if alpha is NaN
         return 0.0
-    x, (begin, full, still_full, end) = math.log(alpha), map(math.log, band)
-    return _clip(min((x - begin) / (full - begin), (end - x) / (end - still_full)))
+    x, (rise, full, still_full, end) = math.log(alpha), map(math.log, band)
+    return _clip(min((x - rise) / (full - rise), (end - x) / (end - still_full)))
 
 
 def positive_trend(returns: Sequence[float], return_range: Range) -> float:
@@ -110,16 +127,67 @@ def positive_trend(returns: Sequence[float], return_range: Range) -> float:
 
 
 def performance(returns: Sequence[float], return_range: Range) -> float:
-    """Return where the mean of the last returns lies in the range."""
+    """Return the place of the mean return in the range, from 0 to 1."""
     if not returns or not _finite(returns):
         return 0.0
     low, high = return_range
     return _clip((statistics.fmean(returns) - low) / (high - low))
 
 
-def _finite(values) -> bool:
+def _finite(values: Iterable[float]) -> bool:
     return all(map(math.isfinite, values))
 
 
 def _clip(value: float) -> float:
     return min(max(value, 0.0), 1.0)
+
+
+def objective(name: Objective, history: History, cfg: HealthConfig, return_range: Range | None) -> float:
+    """Return the objective of a run so far.
+
+    Args:
+        name: "stability", the health score, or "return_test_det", the mean return of the last ``objective_window``
+            deterministic evaluations, because a single one may be luck.
+        history: History of the run.
+        cfg: Section ``health`` of its configuration.
+        return_range: Lowest and highest return to expect, or None.
+
+    Returns:
+        A finite number; NaN if nothing has been evaluated.
+    """
+    if name == "stability":
+        return stability(history, cfg, return_range).get("stability", math.nan)
+    returns = [value for value in column(history, "return_test_det") if math.isfinite(value)]
+    return statistics.fmean(returns[-cfg.objective_window :]) if returns else math.nan
+
+
+def is_better(evaluation: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """Return whether an evaluation is better than another one, which may be empty.
+
+    The higher deterministic return is better; of two evaluations in which every episode finished its lap, the faster.
+    """
+    if not other:
+        return True
+    if evaluation.get("laps_det") == other.get("laps_det") == 1.0:
+        return evaluation["lap_time_det"] < other["lap_time_det"]
+    return evaluation["return_test_det"] > other["return_test_det"]
+
+
+def lowest_objective(name: Objective, return_range: Range | None) -> float:
+    """Return the lowest objective to expect, for a run that broke before any evaluation; NaN if unknown."""
+    if name == "stability":
+        return 0.0
+    return math.nan if return_range is None else return_range[0]
+
+
+def worst_objective(name: Objective, history: History) -> float:
+    """Return the objective of a collapsed run: the worst that it has shown, so that a search avoids its settings.
+
+    Returns:
+        A finite number: 0 for "stability", the lowest deterministic evaluation for "return_test_det"; NaN if nothing
+        has been evaluated.
+    """
+    returns = [value for value in column(history, "return_test_det") if math.isfinite(value)]
+    if not returns:
+        return math.nan
+    return 0.0 if name == "stability" else min(returns)

@@ -1,1 +1,1 @@
-"""The networks: trunk, context encoder, FiLM, heads, and the factory that assembles them."""
+"""Networks: trunk, context encoder, FiLM, heads, and the factory that assembles them."""

@@ -1,10 +1,9 @@
-"""The CNN backbone: EfficientNetV2 (Tan & Le 2021, arXiv:2104.00298) at the size that the config asks for."""
+"""CNN backbone: EfficientNetV2 (Tan & Le 2021, arXiv:2104.00298) in the configured size."""
 
 from torch import Tensor, nn
 
 from app.config.schema import BackboneConfig, NormConfig, StageConfig
-from app.models.convolutions import DepthwiseConv, PointwiseConv
-from app.models.norms import make_norm
+from app.models.layers import DepthwiseConv, PointwiseConv, make_norm
 
 
 def _conv(norm: NormConfig, cin: int, cout: int, stride: int = 1) -> list[nn.Module]:
@@ -20,11 +19,16 @@ def _depthwise(norm: NormConfig, channels: int, stride: int) -> list[nn.Module]:
 
 
 def _needs_bias(norm: NormConfig) -> bool:
-    return norm.kind == "none"  # every other norm has a shift of its own
+    return norm.kind == "none"  # every other norm adds a shift itself
 
 
 class SqueezeExcite(nn.Module):
-    """Channel attention from the global average (Hu et al. 2018)."""
+    """Channel attention from the global average (Hu et al. 2018, arXiv:1709.01507).
+
+    Args:
+        channels: Channels of the feature map.
+        squeezed: Width of the bottleneck.
+    """
 
     def __init__(self, channels: int, squeezed: int):
         super().__init__()
@@ -39,29 +43,43 @@ class SqueezeExcite(nn.Module):
 
 
 class Block(nn.Module):
-    """Inverted residual: fused 3×3 expansion without SE, depthwise with SE."""
+    """Inverted residual: a fused 3×3 expansion without squeeze-and-excitation, a depthwise one with it.
+
+    Args:
+        cfg: Stage that the block belongs to.
+        norm: Normalisation of the feature maps.
+        cin: Channels of the input.
+        stride: Stride of the 3×3 convolution.
+    """
 
     def __init__(self, cfg: StageConfig, norm: NormConfig, cin: int, stride: int):
         super().__init__()
-        wide, cout = cin * cfg.expand, cfg.channels
+        expanded, cout = cin * cfg.expand, cfg.channels
         if cfg.se:
-            layers = [*_pointwise(norm, cin, wide), nn.SiLU(), *_depthwise(norm, wide, stride), nn.SiLU()]
-            layers += [SqueezeExcite(wide, max(1, cin // 4)), *_pointwise(norm, wide, cout)]
+            layers = [*_pointwise(norm, cin, expanded), nn.SiLU(), *_depthwise(norm, expanded, stride), nn.SiLU()]
+            layers += [SqueezeExcite(expanded, max(1, cin // 4)), *_pointwise(norm, expanded, cout)]
         elif cfg.expand == 1:
             layers = [*_conv(norm, cin, cout, stride), nn.SiLU()]
         else:
-            layers = [*_conv(norm, cin, wide, stride), nn.SiLU(), *_pointwise(norm, wide, cout)]
+            layers = [*_conv(norm, cin, expanded, stride), nn.SiLU(), *_pointwise(norm, expanded, cout)]
         self.layers = nn.Sequential(*layers)
-        self.identity = stride == 1 and cin == cout
+        self.has_shortcut = stride == 1 and cin == cout
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, cin, H, W) → (B, cout, H/stride, W/stride)."""
         y = self.layers(x)
-        return x + y if self.identity else y
+        return x + y if self.has_shortcut else y
 
 
 class Backbone(nn.Module):
-    """Stem, stages, 1×1 head, global average pool, linear: (B, C, H, W) → (B, out_dim)."""
+    """Stem, stages, 1×1 head, global average pool and linear layer: (B, C, H, W) → (B, out_dim).
+
+    Args:
+        cfg: Channels and blocks.
+        norm: Normalisation of the feature maps.
+        in_channels: Channels C of the images.
+        out_dim: Width of the output.
+    """
 
     def __init__(self, cfg: BackboneConfig, norm: NormConfig, in_channels: int, out_dim: int):
         super().__init__()
@@ -76,5 +94,5 @@ class Backbone(nn.Module):
         self.out = nn.Linear(cfg.head_channels, out_dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode images (B, C, H, W), float32 in channels-last memory for speed, to (B, out_dim)."""
+        """Encode float32 images (B, C, H, W), fastest in channels-last memory, to (B, out_dim)."""
         return self.out(self.features(images).mean((2, 3)))

@@ -1,4 +1,4 @@
-"""The tanh-squashed Gaussian policy (Haarnoja et al. 2018, arXiv:1812.05905, appendix C)."""
+"""Tanh-squashed Gaussian policy (SAC: Haarnoja et al. 2018, arXiv:1812.05905, appendix C)."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_NODES = 32  # of the quadrature; the kink at 0 leaves an error of 0.01 at most
+_NODES = 32  # of the quadrature: the error is at most 0.01, because of the kink at 0
 
 
 def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -18,9 +18,9 @@ def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor | None) -> tu
     ``log(1 - tanh(u)²) = 2 (log 2 - u - softplus(-2u))``.
 
     Args:
-        mean: (B, A).
-        log_std: (B, A).
-        noise: standard normal (B, A), or None for the mode of the Gaussian.
+        mean: Mean of the Gaussian (B, A).
+        log_std: Logarithm of its standard deviation (B, A).
+        noise: Standard normal values (B, A); None for the mode of the Gaussian.
 
     Returns:
         The action (B, A) in (-1, 1) and its log-probability (B,).
@@ -33,32 +33,33 @@ def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor | None) -> tu
 
 
 class DeterministicAction(nn.Module):
-    """Mean and log-std of the Gaussian (B, A) → the action (B, A) that a deterministic driver takes.
+    """Deterministic action (B, A) of a squashed Gaussian with mean and log-std (B, A).
 
-    It is the mode, ``tanh(mean)``, but for one-sided components, such as a brake that acts above 0 only: there it is
-    the mean of what the sampled actions do, ``E[max(0, tanh(mean + std · ε))]``. Noise around a brake that is off
-    brakes a little, and the policy learns to count on it; its mode would not brake at all (docs/lab.md, 12).
+    It is ``tanh(mean)``, except for one-sided components, such as a brake that acts above 0 only. There it is the
+    expected effect of the sampled actions, ``E[max(0, tanh(mean + std · ε))]``: noise around a released brake brakes
+    a little, and the policy learns to rely on that, while ``tanh(mean)`` would not brake at all (docs/lab.md, 12).
+    The expectation is computed by Gauss-Hermite quadrature.
 
     Args:
-        action_dim: A.
-        one_sided: components that act above 0 only.
+        action_dim: Number of components A.
+        one_sided: Components that act above 0 only.
     """
 
     def __init__(self, action_dim: int, one_sided: Sequence[int]):
         super().__init__()
         self.any_one_sided = bool(one_sided)
-        nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)  # Gauss-Hermite: exact for polynomials
+        nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
         self.register_buffer("nodes", torch.tensor(nodes, dtype=torch.float32), persistent=False)
         weights = torch.tensor(weights / weights.sum(), dtype=torch.float32)
         self.register_buffer("weights", weights, persistent=False)
-        chosen = torch.zeros(action_dim)
-        chosen[list(one_sided)] = 1
-        self.register_buffer("one_sided", chosen, persistent=False)
+        mask = torch.zeros(action_dim)
+        mask[list(one_sided)] = 1
+        self.register_buffer("one_sided", mask, persistent=False)
 
     def forward(self, mean: Tensor, log_std: Tensor) -> Tensor:
-        """Return the action."""
+        """Compute the action."""
         if not self.any_one_sided:
             return mean.tanh()
         samples = (mean.unsqueeze(-1) + log_std.exp().unsqueeze(-1) * self.nodes).tanh()
-        acting = (samples.relu() * self.weights).sum(-1)
-        return torch.lerp(mean.tanh(), acting, self.one_sided)
+        expected_effect = (samples.relu() * self.weights).sum(-1)
+        return torch.lerp(mean.tanh(), expected_effect, self.one_sided)

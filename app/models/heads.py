@@ -1,4 +1,4 @@
-"""The policy head and the ensemble of Q-heads, with and without FiLM."""
+"""Policy head and ensemble of Q-heads, with and without FiLM."""
 
 from collections.abc import Sequence
 
@@ -8,17 +8,22 @@ from torch.nn import functional
 
 from app.config.schema import ActorConfig, CriticConfig
 from app.models.distributions import DeterministicAction, squashed_gaussian
-from app.models.film import film
-from app.models.stacked import StackedLayerNorm, StackedLinear, spectral_norm
+from app.models.layers import StackedLayerNorm, StackedLinear, film, spectral_norm
 from app.models.value import Value
 
 
 class PolicyHead(nn.Module):
-    """Features (B, D) → tanh-squashed Gaussian over actions (B, A).
+    """Policy head: features (B, D) → tanh-squashed Gaussian over actions (B, A).
 
-    With ``modulated`` the layers are residual and take FiLM parameters, otherwise they are a plain SiLU MLP.
-    ``one_sided`` names the components that act above 0 only, for the deterministic action. The floor of the log-std
-    comes from config: at -2 (fault 1) the policy keeps 13.5 % noise for ever.
+    The log-std is clamped to the range of the configuration: at a minimum of -2 (fault 1) the policy can never
+    have less than 13.5 % noise.
+
+    Args:
+        cfg: The ``actor`` group.
+        in_dim: Width D of the features.
+        action_dim: Number of action components A.
+        one_sided: Components that act above 0 only, for the deterministic action.
+        modulated: Residual layers that FiLM modulates; otherwise a plain MLP. Both use SiLU.
     """
 
     def __init__(self, cfg: ActorConfig, in_dim: int, action_dim: int, one_sided: Sequence[int], modulated: bool):
@@ -28,7 +33,7 @@ class PolicyHead(nn.Module):
         self.embed = nn.Linear(in_dim, cfg.hidden_dim)
         self.hidden = nn.ModuleList(nn.Linear(cfg.hidden_dim, cfg.hidden_dim) for _ in range(depth))
         self.out = nn.Linear(cfg.hidden_dim, 2 * action_dim)
-        self.deterministic = DeterministicAction(action_dim, one_sided)
+        self.deterministic_action = DeterministicAction(action_dim, one_sided)
 
     def gaussian(self, features: Tensor, film_params: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean and bounded log-std (B, A) of the Gaussian before squashing."""
@@ -40,29 +45,41 @@ class PolicyHead(nn.Module):
         return mean, log_std.clamp(self.log_std_min, self.log_std_max)
 
     def forward(
-        self, features: Tensor, film_params: Tensor | None, test: bool | Tensor
+        self, features: Tensor, film_params: Tensor | None, deterministic: bool | Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Action (B, A), its log-probability (B,) and the log-std (B, A).
+        """Compute actions for a batch of features.
 
-        The action is the deterministic one where ``test``, for all or per row (B,); the log-probability is then that
-        of the mode.
+        Args:
+            features: Output of the trunk (B, D).
+            film_params: Scale and shift per modulated layer (B, layers, 2, width); None without FiLM.
+            deterministic: Deterministic actions instead of sampled ones, for all rows or per row (B,).
+
+        Returns:
+            Actions (B, A), their log-probabilities (B,), which are those of the Gaussian's mode for deterministic
+            actions, and the log-std (B, A).
         """
         mean, log_std = self.gaussian(features, film_params)
-        if test is False:
+        if deterministic is False:
             return *squashed_gaussian(mean, log_std, torch.randn_like(mean)), log_std
-        rows = torch.as_tensor(test, device=mean.device).expand(len(mean))[:, None]
-        noise = None if test is True else torch.randn_like(mean).masked_fill(rows, 0.0)
+        rows = torch.as_tensor(deterministic, device=mean.device).expand(len(mean))[:, None]
+        noise = None if deterministic is True else torch.randn_like(mean).masked_fill(rows, 0.0)
         action, log_prob = squashed_gaussian(mean, log_std, noise)
-        return torch.where(rows, self.deterministic(mean, log_std), action), log_prob, log_std
+        return torch.where(rows, self.deterministic_action(mean, log_std), action), log_prob, log_std
 
 
 class QHeads(nn.Module):
-    """(features (B, D), action (B, A)) → outputs (n, B, value.outputs), all heads in batched products.
+    """Ensemble of n Q-heads: features (B, D) and actions (B, A) → outputs (n, B, value.outputs).
 
-    Before any update every value is about ``initial_q``, as soon as ``value`` has a support.
+    A layer is Linear → [LayerNorm] → [FiLM] → ReLU → [Dropout], as in DroQ (Hiraoka et al. 2022, arXiv:2110.02034),
+    and residual when modulated by FiLM. Until the first update every value is about ``initial_q``, provided that
+    ``value`` has a support.
 
-    A layer is Linear → [LayerNorm] → [FiLM] → ReLU → [Dropout], as in DroQ (Hiraoka et al. 2022), residual when
-    modulated by FiLM.
+    Args:
+        cfg: The ``critic`` group.
+        value: Representation of a value by the outputs of a head.
+        in_dim: Width D of the features.
+        action_dim: Number of action components A.
+        modulated: Residual layers that FiLM modulates; otherwise a plain MLP.
     """
 
     def __init__(self, cfg: CriticConfig, value: Value, in_dim: int, action_dim: int, modulated: bool):
@@ -80,24 +97,23 @@ class QHeads(nn.Module):
         self.norms = nn.ModuleList(norms)
         self.out = StackedLinear(n, width, value.outputs)
         if value.has_support:
-            self._begin_at_initial_q()
+            self._add_initial_q()
 
     def set_support(self, low: float, high: float) -> None:
-        """Give a categorical value its support, before the first update; values begin near ``initial_q`` then."""
+        """Set the support of a categorical value before the first update; values start near ``initial_q`` then."""
         self.value.set_support(low, high)
-        self._begin_at_initial_q()
+        self._add_initial_q()
 
     @torch.no_grad()
-    def _begin_at_initial_q(self) -> None:
-        self.out.bias += self.value.bias_of(self.initial_q).to(self.out.bias.device)
+    def _add_initial_q(self) -> None:
+        self.out.bias += self.value.outputs_for(self.initial_q).to(self.out.bias.device)
 
     def _activate(self, x: Tensor) -> Tensor:
-        return (
-            functional.dropout(functional.relu(x), self.dropout, self.training) if self.dropout else functional.relu(x)
-        )
+        x = functional.relu(x)
+        return functional.dropout(x, self.dropout, self.training) if self.dropout else x
 
     def forward(self, features: Tensor, film_params: Tensor | None, action: Tensor) -> Tensor:
-        """Evaluate every head; ``value.expectation`` makes Q-values (n, B) of the outputs."""
+        """Evaluate every head; ``value.expectation`` converts the outputs to Q-values (n, B)."""
         x = self._activate(self.norms[0](self.embed(torch.cat([features, action], -1))))
         for i, layer in enumerate(self.hidden):
             y = self.norms[i + 1](layer(x))

@@ -1,7 +1,7 @@
-"""Value representations: a plain number, or a categorical distribution over bins (HL-Gauss).
+"""Value representations: a scalar, or a categorical distribution over bins (HL-Gauss).
 
-Farebrother et al. 2024, arXiv:2403.03950: a cross-entropy over bins keeps the gradient of a large error as small as
-that of a medium one, where the squared error of a crash would own the gradient of the whole batch.
+With a cross-entropy over bins the gradient of a large error is no larger than that of a medium one (Farebrother et
+al. 2024, arXiv:2403.03950), while with the squared error a single crash dominates the gradient of its batch.
 """
 
 import math
@@ -10,9 +10,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from app.config.schema import AgentConfig, EnvConfig, ValueConfig
+from app.config.schema import AgentConfig, ValueConfig
+from app.config.schema_env import EnvConfig
 
-_UNIFORM_SHARE = 1e-3  # of the initial distribution, so that no bin begins unreachable
+_UNIFORM_SHARE = 1e-3  # of the initial distribution, so that every bin starts with some probability
 
 Support = tuple[float, float]
 
@@ -24,12 +25,14 @@ def bin_edges(support: Tensor, bins: int) -> Tensor:
 
 
 def hl_gauss(target: Tensor, edges: Tensor, sigma: float) -> Tensor:
-    """Histogram of a Gaussian around each target (HL-Gauss: Imani & White 2018; Farebrother et al. 2024, section 3.1).
+    """Histogram of a Gaussian around each target.
+
+    HL-Gauss: Imani & White 2018, arXiv:1806.04613; Farebrother et al. 2024, arXiv:2403.03950, section 3.1.
 
     Args:
-        target: values (B,); those beyond the outer edges count as the edges.
-        edges: of the bins (bins + 1,), equally wide.
-        sigma: standard deviation of the Gaussian, as a share of a bin.
+        target: Values (B,), clamped to the outer edges.
+        edges: Edges of the bins (bins + 1,), equally spaced.
+        sigma: Standard deviation of the Gaussian, as a share of the width of a bin.
 
     Returns:
         Probabilities (B, bins), each row summing to 1.
@@ -52,7 +55,7 @@ def squared_error(values: Tensor, target: Tensor) -> Tensor:
 
 
 class ScalarValue(nn.Module):
-    """One output per head, the value itself; trained with the squared error."""
+    """Value as the single output of a head, trained with the squared error."""
 
     outputs = 1
     has_support = True
@@ -65,24 +68,28 @@ class ScalarValue(nn.Module):
         """Squared error of outputs (n, B, 1) against target values (B,)."""
         return squared_error(self.expectation(outputs), target)
 
-    def bias_of(self, value: float) -> Tensor:
-        """Output (1,) whose value is ``value``."""
+    def outputs_for(self, value: float) -> Tensor:
+        """Output (1,) that represents ``value``."""
         return torch.tensor([value])
 
-    def clipped_share(self, target: Tensor) -> Mapping[str, Tensor]:
-        """No target (B,) is ever clipped, so there is no metric."""
+    def contains(self, value: float) -> bool:
+        """Tell that every value can be represented."""
+        return True
+
+    def target_metrics(self, target: Tensor) -> Mapping[str, Tensor]:
+        """No metrics: no target (B,) is ever clipped."""
         return {}
 
 
 class CategoricalValue(nn.Module):
-    """Logits over bins per head; the value is the expectation, trained with a cross-entropy against HL-Gauss.
+    """Value as the expectation of a distribution over bins, trained with a cross-entropy against HL-Gauss targets.
 
-    The support is a buffer, because for tasks of unknown range it is set after the warm-up and belongs to the
-    checkpoint; NaN until then.
+    The outputs of a head are the logits of the bins. The support is a buffer, because for tasks of unknown range it is
+    set after the warm-up and belongs to the checkpoint; it is NaN until then.
 
     Args:
-        cfg: the ``value`` group.
-        support: lowest and highest value; None: not known yet.
+        cfg: The ``value`` group.
+        support: Lowest and highest value; None if not known yet.
     """
 
     def __init__(self, cfg: ValueConfig, support: Support | None):
@@ -92,11 +99,11 @@ class CategoricalValue(nn.Module):
 
     @property
     def has_support(self) -> bool:
-        """Whether the support is known."""
+        """True if the support is known."""
         return bool(self.support.isfinite().all())
 
     def set_support(self, low: float, high: float) -> None:
-        """Fix the lowest and the highest value."""
+        """Set the lowest and the highest value."""
         self.support.copy_(torch.tensor((low, high)))
 
     @property
@@ -113,13 +120,18 @@ class CategoricalValue(nn.Module):
         """Cross-entropy of logits (n, B, bins) against the smoothed target values (B,)."""
         return cross_entropy(outputs, hl_gauss(target, self.edges, self.sigma))
 
-    def bias_of(self, value: float) -> Tensor:
-        """Logits (bins,) whose expectation is about ``value``."""
+    def outputs_for(self, value: float) -> Tensor:
+        """Logits (bins,) whose expectation is about ``value``; about an edge of the support for values beyond it."""
         target = hl_gauss(torch.tensor([value]), self.edges.cpu(), self.sigma)[0]
         return torch.lerp(target, torch.full_like(target, 1 / self.outputs), _UNIFORM_SHARE).log()
 
-    def clipped_share(self, target: Tensor) -> Mapping[str, Tensor]:
-        """Share of the targets (B,) beyond the support."""
+    def contains(self, value: float) -> bool:
+        """Tell whether a value lies within the support."""
+        low, high = self.support.tolist()
+        return low <= value <= high
+
+    def target_metrics(self, target: Tensor) -> Mapping[str, Tensor]:
+        """Share of the targets (B,) beyond the support, which the loss clips."""
         low, high = self.support
         return {"q_target_clipped": ((target < low) | (target > high)).float().mean()}
 
@@ -128,17 +140,17 @@ Value = ScalarValue | CategoricalValue
 
 
 def make_value(cfg: ValueConfig, env: EnvConfig, agent: AgentConfig, action_dim: int) -> Value:
-    """Build the value representation that ``value`` names."""
+    """Build the value representation that the ``value`` group names."""
     if cfg.kind == "scalar":
         return ScalarValue()
     return CategoricalValue(cfg, cfg.support or support_of_env(env, agent, action_dim))
 
 
 def support_of_env(env: EnvConfig, agent: AgentConfig, action_dim: int) -> Support | None:
-    """Return the lowest and highest soft value that the rewards of an environment allow; None where they are unknown.
+    """Return the lowest and highest soft value that the rewards of an environment allow; None if they are unknown.
 
-    The highest is to earn the highest reward of a step for ever, because an episode that is truncated goes on in the
-    eyes of the critic; the lowest is the lowest of ``env.return_range``, or nothing.
+    The highest value is that of the highest reward at every step without end, because the critic bootstraps from
+    truncated episodes. The lowest is that of ``env.return_range``, or 0.
     """
     if env.highest_reward is None:
         return None
@@ -147,16 +159,16 @@ def support_of_env(env: EnvConfig, agent: AgentConfig, action_dim: int) -> Suppo
 
 
 def support_of_rewards(lowest: float, highest: float, env: EnvConfig, agent: AgentConfig, action_dim: int) -> Support:
-    """Return the lowest and highest soft value of earning the lowest and the highest reward seen for ever.
+    """Return the lowest and highest soft value, given the lowest and the highest reward of the warm-up.
 
-    It is widened to ``env.return_range``, if that is known.
+    Each is the value of such a reward at every step without end, widened to ``env.return_range`` where that is known.
     """
     horizon, (low, high) = 1 / (1 - agent.gamma), env.return_range or (0.0, 0.0)
     return _with_entropy(min(lowest * horizon, low, 0.0), max(highest * horizon, high, 0.0), agent, action_dim)
 
 
 def _with_entropy(low: float, high: float, agent: AgentConfig, action_dim: int) -> Support:
-    """Add the entropy of ever after: at least its target, at most that of a uniform policy over [-1, 1] per action."""
-    horizon = max(agent.alpha, agent.alpha_floor) / (1 - agent.gamma)
+    """Add the discounted entropy bonus: at least of the target entropy, at most of a uniform policy on [-1, 1]^A."""
+    horizon = max(agent.alpha, agent.alpha_min) / (1 - agent.gamma)
     target = -action_dim if agent.target_entropy is None else agent.target_entropy
     return low + horizon * min(target, 0.0), high + horizon * action_dim * math.log(2)

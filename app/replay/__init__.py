@@ -1,1 +1,1 @@
-"""The replay: one uint8 frame and one row of scalars per step, observations rebuilt when they are sampled."""
+"""Replay buffer: one uint8 frame and one row of numbers per step; observations are rebuilt when sampled."""

@@ -1,4 +1,4 @@
-"""Where the arrays of the replay lie: in memory, or in files that outlive the process."""
+"""Storage of the replay's arrays: in memory, or in memory-mapped files that remain after the process."""
 
 import errno
 import mmap
@@ -15,51 +15,51 @@ from typing import Protocol
 import numpy as np
 from rich.filesize import decimal
 
+from app.core.atomic_files import make_folder, sync_folder
+from app.core.errors import UserError
 from app.envs.spec import ObservationSpec
-from app.errors import UserError
-from app.files import make_folder, sync_folder
-from app.replay.layout import arrays
+from app.replay.row_format import array_kinds
 
-CHUNK_ROWS = 4096  # reserved at once: 17 MB with frames of 64×64
-COPY_BYTES = 1 << 20  # at once, where blocks are reserved by writing them
+CHUNK_ROWS = 4096  # reserved at a time: 17 MB with frames of 64×64
+COPY_BYTES = 1 << 20  # written at a time, where the system cannot reserve blocks
 
-CLEAR = (
+_CLEAR_HINT = (
     "`+restart=clean restart.targets=[replay]` keeps the networks and begins with an empty replay, "
     "and another run_name begins from scratch."
 )
 
 
 class StorageFull(UserError):
-    """The disk has no room for the next rows of the replay."""
+    """The disk has no space for the next rows of the replay."""
 
 
 class Storage(Protocol):
-    """Makes the arrays of one replay and makes their rows durable; all arrays have equally many rows."""
+    """Provider of the arrays of one replay, which all have equally many rows."""
 
     def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Make an array, or open what an earlier process left of it."""
+        """Create an array, or open the one that an earlier process left."""
 
     def reserve(self, rows: int) -> None:
-        """See to it that the rows [0, rows) of every array can be written."""
+        """Ensure that the rows [0, rows) of every array can be written."""
 
     def flush(self, first: int, count: int) -> None:
         """Make some rows of every array durable."""
 
-    def damage(self) -> str:
-        """Say in a sentence what became of the arrays as a whole, "" if they are as they were left."""
+    def find_damage(self) -> str | None:
+        """Return a sentence about an array that is missing or was changed from outside; None if there is none."""
 
-    def place(self, name: str) -> str:
-        """Name, for a person, where an array lies."""
+    def location(self, name: str) -> str:
+        """Return the location of an array, for messages."""
 
     def close(self) -> None:
-        """Let go of everything; rows that were not flushed may be lost."""
+        """Release all resources; rows that were not flushed may be lost."""
 
 
 class MemoryStorage:
-    """Arrays in memory; the system hands out their pages as they are written."""
+    """Arrays in memory; the system allocates their pages when they are written."""
 
     def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Make an array of zeros."""
+        """Create an array of zeros."""
         return np.zeros(shape, dtype)
 
     def reserve(self, rows: int) -> None:
@@ -68,12 +68,12 @@ class MemoryStorage:
     def flush(self, first: int, count: int) -> None:
         """Do nothing: memory is never durable."""
 
-    def damage(self) -> str:
-        """Find nothing."""
-        return ""
+    def find_damage(self) -> str | None:
+        """Return None: nothing outside this process can change the arrays."""
+        return None
 
-    def place(self, name: str) -> str:
-        """Name the array."""
+    def location(self, name: str) -> str:
+        """Return the name of the array."""
         return f"the array {name!r} in memory"
 
     def close(self) -> None:
@@ -81,12 +81,12 @@ class MemoryStorage:
 
 
 @dataclass
-class _Mapped:
+class _MappedFile:
     path: Path
     file: FileIO
     map: mmap.mmap
     row_bytes: int
-    found: bool  # whether the file was there with its contents when it was opened
+    existed: bool  # before it was opened, with contents
 
     @property
     def size(self) -> int:
@@ -94,37 +94,38 @@ class _Mapped:
 
 
 class MappedStorage:
-    """Arrays in memory-mapped files ``<name>.bin``, which grow in blocks but never in length.
+    """Arrays in memory-mapped files ``<name>.bin`` of fixed length.
 
-    A file that is new has its full length and no blocks. A write to a page without one would kill the process
-    when the disk is full (SIGBUS); ``reserve`` takes the blocks first, where it can be said in words.
+    A new file is sparse: it has its full length but no blocks on the disk. Writing to a page without a block would
+    kill the process when the disk is full (SIGBUS), so ``reserve`` allocates the blocks first, where a full disk can
+    be reported.
 
     Args:
-        folder: Where the files lie; made with the first array.
+        folder: Folder of the files, created with the first array.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._arrays: dict[str, _Mapped] = {}
+        self._arrays: dict[str, _MappedFile] = {}
         self._reserved = 0
 
     def files(self, spec: ObservationSpec) -> list[Path]:
-        """Return the files that a replay of these observations will make here."""
-        return [self._path(name) for name in arrays(spec, 1)]
+        """Return the files that a replay of such observations creates."""
+        return [self._path(name) for name in array_kinds(spec, 1)]
 
     def array(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Map a file, made when missing.
+        """Map a file; it is created if it is missing.
 
         Raises:
-            UserError: If it has another size than the array, or cannot be opened.
+            UserError: It has another size than the array, or cannot be opened.
         """
         path, size = self._path(name), int(np.prod(shape)) * dtype.itemsize
-        with self._in_words("be opened for writing", path):
+        with self._as_user_errors("be opened for writing", path):
             make_folder(path.parent)
             handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
             file = FileIO(handle, "r+")
             present = os.fstat(handle).st_size
-            if present == 0:  # new, or its maker was killed before it had a length
+            if present == 0:  # new, or its process was killed before it had a length
                 file.truncate(size)
                 sync_folder(path.parent)
             elif present != size:
@@ -132,17 +133,17 @@ class MappedStorage:
                 raise UserError(
                     f"{path} has {present:,} bytes, but a replay of {shape[0]:,} rows needs {size:,}: it was cut off, "
                     "or made with another replay.capacity or observation. Put it back, or set what it was made with; "
-                    f"{CLEAR}"
+                    f"{_CLEAR_HINT}"
                 )
             mapped = mmap.mmap(handle, size)
-        self._arrays[name] = _Mapped(path, file, mapped, size // shape[0], found=present > 0)
+        self._arrays[name] = _MappedFile(path, file, mapped, size // shape[0], existed=present > 0)
         return np.ndarray(shape, dtype, buffer=mapped)
 
     def reserve(self, rows: int) -> None:
-        """Take the disk's blocks for the rows [0, rows), some ahead.
+        """Allocate the disk's blocks for the rows [0, rows), rounded up to CHUNK_ROWS.
 
         Raises:
-            StorageFull: If the disk has not enough.
+            StorageFull: The disk has too little space.
         """
         if rows <= self._reserved:
             return
@@ -150,46 +151,48 @@ class MappedStorage:
         for array in self._arrays.values():
             first, end = (min(row * array.row_bytes, array.size) for row in (self._reserved, wanted))
             if first < end:
-                with self._in_words("grow", array.path):
+                with self._as_user_errors("grow", array.path):
                     _allocate(array.file, first, end - first)
         self._reserved = wanted
 
     def flush(self, first: int, count: int) -> None:
-        """Write some rows of every file to the disk and wait until they are there.
+        """Write some rows of every file to the disk and wait until that is done.
 
         Raises:
-            UserError: If a file is no longer there, or cannot be written.
+            UserError: A file was removed or replaced, or cannot be written.
         """
         for array in self._arrays.values():
-            if trouble := _changed(array):
-                raise UserError(f"{trouble} The steps since the last checkpoint are lost. Put it back; {CLEAR}")
+            if change := _external_change(array):
+                raise UserError(
+                    f"{change} The steps since the last checkpoint are lost. Put the file back; {_CLEAR_HINT}"
+                )
             begin = first * array.row_bytes // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-            with self._in_words("be written", array.path):
+            with self._as_user_errors("be written", array.path):
                 array.map.flush(begin, (first + count) * array.row_bytes - begin)
                 if sys.platform != "linux":  # elsewhere the system may keep what was flushed
                     os.fsync(array.file.fileno())
 
-    def damage(self) -> str:
-        """Name a file that was not there when it was opened, or that has been removed, replaced or cut since."""
+    def find_damage(self) -> str | None:
+        """Return a sentence about a file that was missing when opened, or was removed, replaced or cut since."""
         for array in self._arrays.values():
-            if not array.found and self._reserved == 0:
+            if not array.existed and self._reserved == 0:
                 return f"{array.path} is missing or empty."
-            if trouble := _changed(array):
-                return trouble
-        return ""
+            if change := _external_change(array):
+                return change
+        return None
 
-    def place(self, name: str) -> str:
-        """Name the file."""
+    def location(self, name: str) -> str:
+        """Return the path of the file."""
         return str(self._path(name))
 
     def close(self) -> None:
-        """Close the files; the arrays can be read until nobody holds them.
+        """Close the files; arrays that are still referenced stay readable.
 
-        A file that was made here and never got a row is removed: missing, it is known as missing the next time.
+        A file that was created here and never got a row is removed, so that the next process sees that it is missing.
         """
         opened, self._arrays = self._arrays, {}
         for array in opened.values():
-            unused = not array.found and self._reserved == 0 and not _changed(array)
+            unused = not array.existed and self._reserved == 0 and _external_change(array) is None
             array.file.close()
             if unused and os.name != "nt":  # Windows keeps what is mapped
                 array.path.unlink()
@@ -198,16 +201,16 @@ class MappedStorage:
         return self._folder / f"{name}.bin"
 
     @contextmanager
-    def _in_words(self, doing: str, path: Path) -> Iterator[None]:
-        """Turn the system's errors into the user's."""
+    def _as_user_errors(self, action: str, path: Path) -> Iterator[None]:
+        """Raise errors of the system as user errors."""
         try:
             yield
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise self._full(path) from error
             raise UserError(
-                f"{path} cannot {doing}: {error.strerror}. The replay of a run lies in its folder: "
-                "make it writable and start again, or choose another run_name."
+                f"{path} cannot {action}: {error.strerror}. The replay of a run is stored in its folder: "
+                "make the folder writable and start again, or choose another run_name."
             ) from error
 
     def _full(self, path: Path) -> StorageFull:
@@ -217,34 +220,34 @@ class MappedStorage:
         free = shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free
         return StorageFull(
             f"the disk of {self._folder} is full: {path.name} cannot grow. The replay holds {decimal(held)} and takes "
-            f"{decimal(max(0, needed - held))} more until it is complete; {decimal(free)} are free. Make room and "
-            "start again: the run goes on from its last checkpoint. Or take a smaller replay.capacity and another "
+            f"{decimal(max(0, needed - held))} more until it is complete; {decimal(free)} are free. Free space and "
+            "start again: the run continues from its last checkpoint. Or set a smaller replay.capacity and another "
             "run_name."
         )
 
 
-def _changed(array: _Mapped) -> str:
-    """Say in a sentence if the path no longer leads to the file that is mapped, or to less of it."""
+def _external_change(array: _MappedFile) -> str | None:
+    """Return a sentence if the file at the path is no longer the one that is mapped, or has another size."""
     try:
-        there = os.stat(array.path)
+        current = os.stat(array.path)
     except FileNotFoundError:
         return f"{array.path} was removed while it was in use."
     except OSError as error:
         return f"{array.path} can no longer be reached: {error.strerror}."
-    if not os.path.samestat(there, os.fstat(array.file.fileno())):
+    if not os.path.samestat(current, os.fstat(array.file.fileno())):
         return f"{array.path} was replaced while it was in use."
-    if there.st_size != array.size:
-        return f"{array.path} was cut off or grew while it was in use: {there.st_size:,} bytes, not {array.size:,}."
-    return ""
+    if current.st_size != array.size:
+        return f"{array.path} was cut off or grew while it was in use: {current.st_size:,} bytes, not {array.size:,}."
+    return None
 
 
 def _allocate(file: FileIO, first: int, count: int) -> None:
-    """Take the disk's blocks for some bytes of a file and leave their contents alone."""
+    """Allocate the disk's blocks for some bytes of a file without changing their contents."""
     if hasattr(os, "posix_fallocate"):
         try:
             return os.posix_fallocate(file.fileno(), first, count)
         except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that knows no such call
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not supported by the file system
                 raise
     for offset in range(first, first + count, COPY_BYTES):
         file.seek(offset)

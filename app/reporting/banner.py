@@ -1,7 +1,9 @@
-"""The banner at the start of a run: what is about to happen, and which fixes are in force."""
+"""Banner at the start of a run: what will be trained, which faults are fixed, and the warnings."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -10,103 +12,54 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-
-@dataclass(frozen=True)
-class FaultFact:
-    """One of the eight faults, and whether this run has its fix.
-
-    Attributes:
-        number: 1 to 8.
-        about: a few words, such as "batch norm in the CNN".
-        switch: the key as spelt on the command line, such as "norm".
-        value: its value in this run.
-        fixed: True: fixed; False: the broken setting; None: the model has no such part.
-    """
-
-    number: int
-    about: str
-    switch: str
-    value: str
-    fixed: bool | None
-
-
-@dataclass(frozen=True)
-class ReplayFacts:
-    """Forecast of the replay's memory."""
-
-    capacity: int  # rows
-    bytes_per_step: float
-    total_bytes: int
-    free_bytes: int  # of the machine, before the replay is made
-
-
-@dataclass(frozen=True)
-class ScheduleFacts:
-    """How long the run is."""
-
-    epochs: int
-    updates: int  # in total
-    env_steps: int  # in total, those before the first update included
-    updates_per_env_step: float
-    batch_size: int
+from app.config.faults import FaultState, faults_of
+from app.config.rules import warnings
+from app.config.schema import Config, TrainingConfig
+from app.envs.spec import ObservationSpec
+from app.replay.memory_check import MemoryEstimate
 
 
 @dataclass(frozen=True)
 class BannerFacts:
-    """Everything the banner shows.
+    """Everything that the banner shows beside the configuration.
 
     Attributes:
-        run_name: name of the run.
-        run_dir: folder of the run.
-        model: name of the actor-critic.
-        device: such as "cpu" or "cuda:0 (NVIDIA H200)".
-        threads: threads that torch uses.
-        seed: seed of the run.
-        environment: name of the environment.
-        observation: a short description by part, such as {"image": "4 × 64 × 64 uint8"}.
-        parameters: number of parameters by part, without the total.
-        replay: forecast of the replay.
-        schedule: length of the run.
-        faults: the eight faults.
-        warnings: whole sentences.
+        run_dir: Folder of the run; its name is the name of the run.
+        device: Device such as "cpu" or "cuda:0 (NVIDIA H200)".
+        threads: Threads that torch uses.
+        spec: The observation.
+        parameters: Number of parameters by part, without the total.
+        replay: Memory that the replay will need.
     """
 
-    run_name: str
-    run_dir: str
-    model: str
+    run_dir: Path
     device: str
     threads: int
-    seed: int
-    environment: str
-    observation: Mapping[str, str]
+    spec: ObservationSpec
     parameters: Mapping[str, int]
-    replay: ReplayFacts
-    schedule: ScheduleFacts
-    faults: tuple[FaultFact, ...]
-    warnings: tuple[str, ...]
+    replay: MemoryEstimate
 
 
-def print_banner(console: Console, facts: BannerFacts) -> None:
+def print_banner(console: Console, config: Config, facts: BannerFacts) -> None:
     """Print the banner; legible from 80 columns on."""
-    title = Text.assemble((facts.model, "bold"), " drives ", (facts.environment, "bold"))
-    console.print(Panel(_overview(facts), title=title, title_align="left", border_style="cyan"))
-    console.print(_faults(facts.faults))
-    for warning in facts.warnings:
+    title = Text.assemble((config.model.name, "bold"), " drives ", (config.env.name, "bold"))
+    console.print(Panel(_overview(config, facts), title=title, title_align="left", border_style="cyan"))
+    console.print(_faults(faults_of(config)))
+    for warning in warnings(config):
         console.print(Text.assemble(("warning ", "bold yellow"), warning))
     console.print()
 
 
-def _overview(facts: BannerFacts) -> Table:
-    replay, plan = facts.replay, facts.schedule
+def _overview(config: Config, facts: BannerFacts) -> Table:
+    replay = facts.replay
     rows = {
-        "run": f"{facts.run_name} · seed {facts.seed}",
-        "folder": facts.run_dir,
+        "run": f"{facts.run_dir.name} · seed {config.seed}",
+        "folder": str(facts.run_dir),
         "device": f"{facts.device} · {facts.threads} {'thread' if facts.threads == 1 else 'threads'}",
-        **facts.observation,
+        **_observation(facts.spec),
         "replay": f"{replay.capacity:,} rows × {replay.bytes_per_step:,.0f} bytes = "
-        f"{decimal(replay.total_bytes)} of {decimal(replay.free_bytes)} free",
-        "schedule": f"{plan.epochs:,} epochs · {plan.updates:,} updates of batch {plan.batch_size:,}\n"
-        f"{plan.env_steps:,} env steps · {plan.updates_per_env_step:g} updates per env step",
+        f"{decimal(replay.total_bytes)} of {decimal(replay.available_bytes)} free",
+        "schedule": _schedule(config.training, config.replay.batch_size),
     }
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="cyan", no_wrap=True)
@@ -117,8 +70,28 @@ def _overview(facts: BannerFacts) -> Table:
     return grid
 
 
+def _observation(spec: ObservationSpec) -> dict[str, str]:
+    """Return the parts of the observation, each with its shape."""
+    parts = {"floats": str(spec.float_dim)}
+    if spec.image_shape:
+        parts["images"] = " × ".join(map(str, spec.image_shape)) + " uint8"
+    if spec.window:
+        parts["window"] = f"{spec.window} × {spec.window_dim}"
+    return parts
+
+
+def _schedule(training: TrainingConfig, batch_size: int) -> str:
+    """Return the length of the run in epochs, updates and environment steps."""
+    ratio = training.max_training_steps_per_env_step
+    env_steps = training.start_training + math.ceil(training.updates / ratio)
+    return (
+        f"{training.epochs:,} epochs · {training.updates:,} updates of batch {batch_size:,}\n"
+        f"{env_steps:,} env steps · {ratio:g} updates per env step"
+    )
+
+
 def _parameters(parts: Mapping[str, int]) -> Table:
-    """Return the number of parameters by part, two parts to a line, and their total."""
+    """Return the number of parameters by part, two parts per line, and their total."""
     cells = [(Text(part), f"{count:,}") for part, count in parts.items()]
     cells.append((Text("total", style="bold"), f"[bold]{sum(parts.values()):,}"))
     table = Table.grid(padding=(0, 4, 0, 0))
@@ -130,16 +103,16 @@ def _parameters(parts: Mapping[str, int]) -> Table:
     return table
 
 
-def _faults(faults: tuple[FaultFact, ...]) -> Table:
+def _faults(states: Sequence[FaultState]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("#", justify="right")
     table.add_column("fault")
     table.add_column("in this run", overflow="fold")
     table.add_column("state", no_wrap=True)
-    for fault in faults:
-        setting = Text(f"{fault.switch}={fault.value}")
-        style = "dim" if fault.fixed is None else ""
-        table.add_row(str(fault.number), Text(fault.about), setting, _state(fault.fixed), style=style)
+    for state in states:
+        settings = Text("\n".join(f"{key}={value}" for key, value in state.settings.items()))
+        style = "dim" if state.fixed is None else ""
+        table.add_row(str(state.fault.number), Text(state.fault.name), settings, _state(state.fixed), style=style)
     return table
 
 

@@ -1,24 +1,21 @@
-"""Learning curves as one picture."""
+"""Learning curves of a run in one picture."""
 
-import atexit
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from app.files import replacing
-from app.health.objective import is_better
-from app.reporting.formatting import duration
+from app.core.atomic_files import atomic_write
+from app.core.console import format_duration
+from app.core.system import keep_matplotlib_out_of_home
+from app.health.score import is_better
 
-Lines = list[dict[str, Any]]  # the lines of metrics.jsonl; null is None
+Lines = list[dict[str, Any]]  # lines of metrics.jsonl; null is None
 Series = tuple[list[float], list[float]]  # updates and values
 
 _SIZE = (16.0, 8.5)  # inches
 _DPI = 100
-# Okabe and Ito: told apart with any kind of colour vision
+# Okabe and Ito: distinguishable with any kind of colour vision
 _BLUE, _ORANGE, _GREEN, _RED, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7f7f7f"
 _STYLE = {
     "font.size": 10,
@@ -44,8 +41,8 @@ _STYLE = {
 def read_metrics(path: Path) -> Lines:
     """Return the lines of ``metrics.jsonl`` by increasing step.
 
-    A continued run repeats the steps since its last checkpoint: the later line of a step counts. A last line
-    torn by a kill is left out.
+    A resumed run repeats the steps since its last checkpoint: the later line of a step counts. An incomplete last line,
+    as a killed run leaves it, is ignored.
     """
     lines: Lines = []
     for text in path.read_text(encoding="utf-8").split("\n")[:-1]:
@@ -57,15 +54,13 @@ def read_metrics(path: Path) -> Lines:
 
 
 def plot_curves(metrics_jsonl: Path, out: Path) -> None:
-    """Draw the learning curves of a run, 1600 × 850 pixels: one panel for each group of metrics there is.
+    """Draw the learning curves of a run, 1600 × 850 pixels, with one panel for each group of metrics that exists.
 
     Args:
-        metrics_jsonl: the metrics of the run; the name of its folder becomes the headline.
-        out: the PNG.
+        metrics_jsonl: Metrics of the run; the name of its folder becomes the headline.
+        out: The PNG file.
     """
-    if "MPLCONFIGDIR" not in os.environ:  # matplotlib would write its caches into the home folder
-        os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="matplotlib-")
-        atexit.register(shutil.rmtree, os.environ["MPLCONFIGDIR"], ignore_errors=True)
+    keep_matplotlib_out_of_home()
     import matplotlib
     from matplotlib.figure import Figure  # without pyplot: no display, no global state
     from matplotlib.ticker import MaxNLocator
@@ -85,7 +80,7 @@ def plot_curves(metrics_jsonl: Path, out: Path) -> None:
             axis.xaxis.set_major_formatter("{x:,.0f}")
         for axis in axes[len(panels) :]:
             axis.set_axis_off()
-        with replacing(out) as temporary:
+        with atomic_write(out) as temporary:
             figure.savefig(temporary)
 
 
@@ -97,22 +92,21 @@ def _headline(path: Path, lines: Lines) -> str:
     if last.get("env_steps") is not None:
         facts.append(f"{last['env_steps']:,} environment steps")
     if last.get("wall_s") is not None:
-        facts.append(duration(last["wall_s"]))
+        facts.append(format_duration(last["wall_s"]))
     return f"{path.parent.name} after " + " · ".join(facts)
 
 
 def _series(lines: Lines, name: str) -> Series:
-    """Return the steps and values of the lines that hold a value of this name."""
+    """Return steps and values of the lines that contain this metric."""
     points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
     return [step for step, _ in points], [value for _, value in points]
 
 
-def _line(axis: Any, lines: Lines, name: str, label: str, color: str, **style: Any) -> bool:
-    """Draw one metric; a single value becomes a dot. Return whether there was anything to draw."""
+def _line(axis: Any, lines: Lines, name: str, label: str, color: str, **style: Any) -> None:
+    """Draw one metric; a single value becomes a dot."""
     steps, values = _series(lines, name)
     if steps:
         axis.plot(steps, values, color=color, label=label, marker="o" if len(steps) == 1 else None, **style)
-    return bool(steps)
 
 
 def _magnitude(axis: Any, lines: Lines, name: str, label: str, color: str, **style: Any) -> None:
@@ -136,13 +130,13 @@ def _band(axis: Any, lines: Lines, name: str, label: str, color: str, low: float
 
 
 def _other_policy(axis: Any, lines: Lines, name: str) -> None:
-    """Draw a deterministic metric of the policy that is evaluated beside the deployed one, if there is one."""
+    """Draw a deterministic metric of the policy that is not deployed, if it is evaluated."""
     for policy in ("raw", "averaged"):
         _line(axis, lines, f"{name}_{policy}", policy, _GREEN, linestyle=":")
 
 
 def _best(axis: Any, lines: Lines, name: str) -> None:
-    """Mark the line of the best evaluation, whose policy is the one kept."""
+    """Mark the best evaluation, whose policy is kept."""
     best: dict[str, Any] = {}
     for line in lines:
         if line.get("return_test_det") is not None and is_better(line, best):
@@ -154,7 +148,7 @@ def _best(axis: Any, lines: Lines, name: str) -> None:
 
 
 def _finish(axis: Any, title: str, right: Any = None) -> None:
-    """Set title, legend and ticks; ``right`` is a second axis whose lines join the legend."""
+    """Set title, legend and ticks; the lines of a second axis ``right`` join the legend."""
     axis.set_title(title)
     handles, labels = axis.get_legend_handles_labels()
     _plain_ticks(axis)

@@ -1,4 +1,7 @@
-"""The metrics of a run: ``metrics.jsonl`` and TensorBoard."""
+"""Metrics of a run: averaged over an epoch, then written to ``metrics.jsonl`` and TensorBoard.
+
+Every name that is added is written; there is no list that could drop one.
+"""
 
 import errno
 import json
@@ -9,11 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from app.files import replacing, strict_json, sync_folder
+from app.core.atomic_files import atomic_write, strict_json, sync_folder
 
 _LOG = logging.getLogger(__name__)
+_JSONL, _TENSORBOARD = "metrics.jsonl", "TensorBoard"
 
-# TensorBoard shows one section per group; the first prefix that fits decides.
+# TensorBoard shows one section per group; the first prefix that matches decides.
 _GROUPS = {
     "return_train": "training",
     "return_": "evaluation",
@@ -27,44 +31,75 @@ _GROUPS = {
 }
 
 
-class MetricsWriter:
-    """Appends one line of strict JSON per call, and the same numbers to TensorBoard.
+class MetricAverager:
+    """Averages the metrics of the updates of an epoch."""
 
-    Both only record: where one cannot be written (a full disk, a folder that is gone, TensorBoard not installed),
-    that costs one warning, and the training goes on.
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._count = 0
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Add the metrics of one update, with the same names in every call."""
+        for name, value in metrics.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else float(value)
+        self._count += 1
+
+    def take(self) -> dict[str, float]:
+        """Return the means and start again."""
+        means = {name: total / self._count for name, total in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return sums and count as plain numbers."""
+        return {"sums": dict(self._sums), "count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
+        self._sums, self._count = dict(state["sums"]), state["count"]
+
+
+class MetricsWriter:
+    """Appends the metrics of an epoch to ``metrics.jsonl``, one line of strict JSON, and to TensorBoard.
+
+    Where one of them cannot be written (full disk, missing folder, TensorBoard not installed), that costs one warning,
+    and the training continues.
+
+    Args:
+        folder: Folder of the run.
+        tensorboard: Whether to write for TensorBoard, into ``folder/tensorboard``.
+        after: Updates of all completed epochs. Later lines were written by a start that was killed, and are removed:
+            the resumed run writes them again.
     """
 
     def __init__(self, folder: Path, tensorboard: bool, after: int) -> None:
-        """Go on with ``folder/metrics.jsonl`` and, if wanted, ``folder/tensorboard``.
-
-        Args:
-            folder: of the run.
-            tensorboard: whether to write for TensorBoard.
-            after: updates of all epochs already done. Later lines, of a start that was killed, are dropped: they
-                come again.
-        """
-        self._path = folder / "metrics.jsonl"
+        self._path = folder / _JSONL
         self._warned: set[str] = set()
         self._board: Any = None  # a SummaryWriter
-        self._guarded("metrics.jsonl", lambda: _keep_lines(self._path, after))
+        self._guarded(_JSONL, lambda: _keep_lines(self._path, after))
         if tensorboard:
-            self._guarded("TensorBoard", lambda: self._open_board(folder / "tensorboard", after))
+            self._guarded(_TENSORBOARD, lambda: self._open_board(folder / "tensorboard", after))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write the metrics of one step (updates since the run began); NaN becomes null."""
+        """Write metrics; NaN becomes null.
+
+        Args:
+            step: Updates since the run began.
+            metrics: Values by name.
+        """
         line = strict_json({"step": step, **metrics}) + "\n"
-        self._guarded("metrics.jsonl", lambda: _append(self._path, line.encode()))
+        self._guarded(_JSONL, lambda: _append(self._path, line.encode()))
         if self._board is not None:
-            self._guarded("TensorBoard", lambda: self._write_board(step, metrics))
+            self._guarded(_TENSORBOARD, lambda: self._write_board(step, metrics))
 
     def close(self) -> None:
-        """Close TensorBoard; safe to call twice."""
+        """Close TensorBoard; a second call does nothing."""
         if self._board is not None:
-            self._guarded("TensorBoard", self._board.close)
+            self._guarded(_TENSORBOARD, self._board.close)
             self._board = None
 
     def _open_board(self, folder: Path, after: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # takes a second
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
         self._board = SummaryWriter(str(folder), purge_step=after + 1)
 
@@ -74,15 +109,17 @@ class MetricsWriter:
             self._board.add_scalar(f"{group}/{name}", value, step)
         self._board.flush()
 
-    def _guarded(self, what: str, action: Callable[[], None]) -> None:
-        """Run ``action``; when it fails in any way, warn once. TensorBoard is then left alone."""
+    def _guarded(self, target: str, action: Callable[[], None]) -> None:
+        """Run an action; if it fails, warn once per target, and give TensorBoard up."""
         try:
             action()
-        except Exception as error:  # whatever it is, it is no reason to end a training run
-            if what not in self._warned:
-                _LOG.warning("%s cannot be written, training goes on: %s: %s", what, type(error).__name__, error)
-                self._warned.add(what)
-            if what == "TensorBoard":
+        except Exception as error:  # no failure of a record may end a training run
+            if target not in self._warned:
+                _LOG.warning(
+                    "%s cannot be written, the training continues: %s: %s", target, type(error).__name__, error
+                )
+                self._warned.add(target)
+            if target == _TENSORBOARD:
                 self._board = None
 
 
@@ -96,24 +133,24 @@ def _append(path: Path, line: bytes) -> None:
         except OSError:
             file.truncate(length)
             raise
-        os.fsync(file.fileno())  # the checkpoint that comes next says that the epoch is done
+        os.fsync(file.fileno())  # the next checkpoint says that the epoch is complete
     if not length:
         sync_folder(path.parent)
 
 
 def _keep_lines(path: Path, after: int) -> None:
-    """Keep the lines of steps up to ``after``; a last line that a killed process left half written goes, too."""
+    """Keep the lines of steps up to ``after``, and remove the rest with a last line that a kill left incomplete."""
     if not path.exists():
         return
     lines = path.read_bytes().splitlines(keepends=True)
     kept = [line for line in lines if _step_of(line) <= after]
     if kept != lines:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(b"".join(kept))
 
 
 def _step_of(line: bytes) -> float:
-    """The step of a line, infinity if it is none of ours."""
+    """Return the step of a line; infinity if the line is not one of ours."""
     try:
         return json.loads(line)["step"] if line.endswith(b"\n") else math.inf
     except (ValueError, KeyError, TypeError):

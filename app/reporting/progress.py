@@ -1,4 +1,4 @@
-"""The progress of a run: a live bar in a terminal, plain lines elsewhere."""
+"""Progress of a run: a live bar in a terminal, plain lines elsewhere."""
 
 import math
 import time
@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from app.reporting.formatting import duration, number
+from app.core.console import format_duration, format_number
 
 _BAR_PERIOD = 0.25  # s between redraws
 _PLAIN_PERIOD = 10.0  # s between lines
@@ -24,6 +24,13 @@ class Progress:
     """Shows epoch, updates, rates, remaining time and the last evaluation.
 
     ``update`` may be called after every update and every step: most calls only compare two times.
+
+    Args:
+        mode: "bar", "plain" lines, "none", or "auto" for a bar in a terminal and plain lines elsewhere.
+        total_updates: Updates of the whole run.
+        epochs: Epochs of the whole run.
+        console: Console to print on; the bar shares it with everything else that prints.
+        clock: Returns seconds; replaced in tests.
     """
 
     def __init__(
@@ -34,15 +41,6 @@ class Progress:
         console: Console,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Create it without showing anything yet.
-
-        Args:
-            mode: "auto" is "bar" in a terminal and "plain" elsewhere.
-            total_updates: updates of the whole run.
-            epochs: epochs of the whole run.
-            console: where to print; the bar shares it with everything else that prints.
-            clock: seconds; for tests.
-        """
         if mode == "auto":
             mode = "bar" if console.is_terminal and not console.is_dumb_terminal else "plain"
         self._mode, self._console, self._clock = mode, console, clock
@@ -51,54 +49,56 @@ class Progress:
         self._period = _PLAIN_PERIOD if mode == "plain" else _BAR_PERIOD
         self._updates = self._env_steps = self._epoch = 0
         self._last_evaluation = ""
-        self._evaluation_began = math.nan  # NaN: none is going on
+        self._evaluation_start = math.nan  # NaN while there is none
 
     def start(self, updates: int = 0, env_steps: int = 0) -> None:
-        """Begin to show.
+        """Start the display.
 
         Args:
-            updates: updates already done, when a run is continued.
-            env_steps: environment steps already done.
+            updates: Updates already done, if the run is resumed.
+            env_steps: Environment steps already done.
         """
         self._updates, self._env_steps = updates, env_steps
-        self._began = self._clock()
-        self._first_updates = updates
-        self._training_began = math.nan  # the time of the first update, so that collecting spoils no forecast
+        self._start = self._clock()
+        self._updates_before = updates
+        self._training_start = (
+            math.nan
+        )  # time of the first update: the steps before it must not spoil the remaining time
         self._samples: deque[tuple[float, int, int]] = deque()
-        self._next_sample = self._began
-        self._next_show = self._began + self._period
+        self._next_sample = self._start
+        self._next_show = self._start + self._period
         if self._mode == "bar":
             self._live = Live(self._bar(), console=self._console, auto_refresh=False, transient=True)
             self._live.start(refresh=True)
 
     def update(self, updates: int, env_steps: int, epoch: int) -> None:
-        """Tell the counters: updates and environment steps since the run began, epoch from 1."""
+        """Set the counters: updates and environment steps since the run began, and the epoch, counted from 1."""
         self._updates, self._env_steps, self._epoch = updates, env_steps, epoch
         if self._mode == "none":
             return
         now = self._clock()
-        if math.isnan(self._training_began) and updates > self._first_updates:
-            self._training_began, self._first_updates = now, updates
+        if math.isnan(self._training_start) and updates > self._updates_before:
+            self._training_start, self._updates_before = now, updates
         if now >= self._next_sample:
             self._sample(now)
         if now >= self._next_show:
             self._show(now)
 
     def evaluating(self) -> None:
-        """Tell that evaluation begins: the bar says so until ``evaluated``, and the rates leave it out."""
-        self._evaluation_began = self._clock()
+        """Show that an evaluation is running, until ``evaluated``; the rates leave its time out."""
+        self._evaluation_start = self._clock()
         self._redraw()
 
     def evaluated(self, metrics: Mapping[str, float], best: bool) -> None:
         """Print one line with the evaluation of the epoch, which stays above the bar.
 
         Args:
-            metrics: of the evaluation.
-            best: it is the best one so far.
+            metrics: Metrics of the evaluation.
+            best: Whether it is the best one so far.
         """
         now = self._clock()
-        pause = 0.0 if math.isnan(self._evaluation_began) else now - self._evaluation_began
-        self._evaluation_began = math.nan
+        pause = 0.0 if math.isnan(self._evaluation_start) else now - self._evaluation_start
+        self._evaluation_start = math.nan
         self._samples = deque((when + pause, *counters) for when, *counters in self._samples)
         if self._mode == "none":
             return
@@ -111,7 +111,7 @@ class Progress:
         self._redraw()
 
     def stop(self) -> None:
-        """Remove the bar; safe to call twice."""
+        """Remove the bar; a second call does nothing."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -140,11 +140,11 @@ class Progress:
             self._live.update(self._bar(), refresh=True)
 
     def _remaining(self) -> float:
-        """Return seconds to the end, by the mean speed since the first update, evaluations included."""
-        done = self._updates - self._first_updates
-        if math.isnan(self._training_began) or not done:
+        """Return the seconds to the end, at the mean speed since the first update, evaluations included."""
+        done = self._updates - self._updates_before
+        if math.isnan(self._training_start) or not done:
             return math.nan
-        return (self._total - self._updates) * (self._clock() - self._training_began) / done
+        return (self._total - self._updates) * (self._clock() - self._training_start) / done
 
     def _position(self) -> str:
         return f"epoch {self._epoch}/{self._epochs} · {self._updates:,}/{self._total:,} updates"
@@ -153,9 +153,9 @@ class Progress:
         updates_rate, steps_rate = self.rates()
         return [
             f"{self._env_steps:,} env steps",
-            f"{number(steps_rate)} steps/s",
-            f"{number(updates_rate)} updates/s",
-            f"ETA {duration(self._remaining())}",
+            f"{format_number(steps_rate)} steps/s",
+            f"{format_number(updates_rate)} updates/s",
+            f"ETA {format_duration(self._remaining())}",
         ]
 
     def _bar(self) -> Table:
@@ -168,7 +168,7 @@ class Progress:
         bar.add_row(
             Text(self._position(), style="bold"),
             ProgressBar(self._total, self._updates, complete_style="cyan", finished_style="green"),
-            Text(f"{share}  {duration(self._clock() - self._began)}"),
+            Text(f"{share}  {format_duration(self._clock() - self._start)}"),
         )
         lines = Table.grid(expand=True)
         lines.add_column(no_wrap=True, overflow="ellipsis")
@@ -178,7 +178,7 @@ class Progress:
         return lines
 
     def _status(self) -> str:
-        if not math.isnan(self._evaluation_began):
+        if not math.isnan(self._evaluation_start):
             return "evaluating ..."
         if self._updates == 0:
             return "collecting the first steps ..."
@@ -187,9 +187,9 @@ class Progress:
 
 def _evaluation(metrics: Mapping[str, float]) -> str:
     """Return an evaluation in one line, short enough for 80 columns."""
-    parts = [f"return {number(metrics['return_test_det'])} ± {number(metrics['return_test_det_std'])}"]
+    parts = [f"return {format_number(metrics['return_test_det'])} ± {format_number(metrics['return_test_det_std'])}"]
     if "return_test_stoch" in metrics:
-        parts.append(f"stochastic {number(metrics['return_test_stoch'])}")
+        parts.append(f"stochastic {format_number(metrics['return_test_stoch'])}")
     if "lap_share_det" in metrics:
         parts.append(f"lap {metrics['lap_share_det']:.2f} ± {metrics['lap_share_det_std']:.2f}")
     if "lap_time_det" in metrics:

@@ -1,4 +1,4 @@
-"""Tables at the end: the summary of a run, and the episodes of an evaluation."""
+"""Tables: the summary of a run, and the episodes of an evaluation."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,13 +10,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from app.reporting.formatting import duration, number
-from app.reporting.results import Episode, Evaluation, mean_std
+from app.core.console import format_duration, format_number
+from app.evaluation.results import Episode, Evaluation, mean_std
 
-# key of the summary -> label and format; where "<key>_std" exists too, it follows the mean
+# Key of the summary -> label and format; "<key>_std", if there is one, follows the mean.
 _ROWS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "stop_reason": ("stopped", str),
-    "objective": ("objective", number),
+    "objective": ("objective", format_number),
     "best_epoch": ("best epoch", "{:,}".format),
     "return_test_det": ("return, deterministic", "{:.2f}".format),
     "return_test_stoch": ("return, stochastic", "{:.2f}".format),
@@ -29,27 +29,27 @@ _ROWS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "lap_share_det_averaged": ("lap share, averaged weights", "{:.2f}".format),
     "updates": ("updates", "{:,}".format),
     "env_steps": ("environment steps", "{:,}".format),
-    "wall_s": ("wall time", duration),
-    "updates_per_s": ("updates per second", number),
+    "wall_s": ("wall time", format_duration),
+    "updates_per_s": ("updates per second", format_number),
 }
-# key -> another one that is shown on the same line where it is known, and its format
+# Key -> second key that is shown on the same line where it is known, and its format.
 _BESIDE: dict[str, tuple[str, Callable[[Any], str]]] = {
     "lap_time_det": ("lap_time_ratio_det", "{:.2f} × the bound on the centre line".format),
 }
 
 
 class _Column(NamedTuple):
-    """A number of every episode."""
+    """Column of numbers, one for every episode."""
 
     name: str
-    of: Callable[[Episode], float | None]
-    form: str
+    value_of: Callable[[Episode], float | None]
+    format: str
 
     def cell(self, value: float | None) -> str:
-        return "-" if value is None else self.form.format(value)
+        return "-" if value is None else self.format.format(value)
 
 
-_PLAIN = (
+_ALWAYS = (
     _Column("return", lambda episode: episode.ret, "{:.2f}"),
     _Column("steps", lambda episode: episode.length, "{:,.0f}"),
 )
@@ -65,10 +65,9 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
     """Print the summary of a run.
 
     Args:
-        console: where to.
-        summary: "run_name"; "paths", a mapping of names to paths; and any of the keys of ``_ROWS``, in which
-            the results are those of the best epoch. A key that is absent, None or NaN is left out; others
-            are for the JSON file only.
+        console: Console to print on.
+        summary: "run_name"; "paths", a mapping of names to paths; and any of the keys of ``_ROWS``, whose results
+            belong to the best epoch. A key that is missing, None or NaN is left out; other keys are not shown.
     """
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="cyan", no_wrap=True)
@@ -82,8 +81,14 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
         console.print(Text.assemble((f"{name:<10} ", "cyan"), str(path)), soft_wrap=True)
 
 
-def evaluation_table(console: Console, evaluation: Evaluation, title: str) -> None:
-    """Print a table for either policy that has episodes: one line each, then mean and standard deviation."""
+def print_evaluation(console: Console, evaluation: Evaluation, title: str) -> None:
+    """Print a table of the episodes of each policy, with mean and standard deviation.
+
+    Args:
+        console: Console to print on.
+        evaluation: The evaluation; a policy without episodes is left out.
+        title: Headline of the tables.
+    """
     policies = {"deterministic": evaluation.deterministic, "stochastic": evaluation.stochastic}
     for policy, episodes in policies.items():
         if episodes:
@@ -93,8 +98,10 @@ def evaluation_table(console: Console, evaluation: Evaluation, title: str) -> No
 
 def _episodes(episodes: Sequence[Episode]) -> Table:
     laps = any(not math.isnan(episode.lap_share) for episode in episodes)
-    columns = [*_PLAIN, *(_LAPS if laps else ())]
-    columns += [one for one in (_RATIO, _NATIVE) if any(one.of(episode) is not None for episode in episodes)]
+    columns = [*_ALWAYS, *(_LAPS if laps else ())]
+    columns += [
+        column for column in (_RATIO, _NATIVE) if any(column.value_of(episode) is not None for episode in episodes)
+    ]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in (*(("track", "start") if laps else ()), *(column.name for column in columns)):
         table.add_column(name, justify="right")
@@ -102,9 +109,9 @@ def _episodes(episodes: Sequence[Episode]) -> Table:
     for episode in episodes:
         outcome = Text(episode.outcome, style="green" if episode.outcome == "lap" else "")
         place = [str(episode.track), f"{episode.start:.2f}"] if laps else []
-        table.add_row(*place, *(column.cell(column.of(episode)) for column in columns), outcome)
+        table.add_row(*place, *(column.cell(column.value_of(episode)) for column in columns), outcome)
     table.add_section()
-    pairs = [_mean_std([column.of(episode) for episode in episodes]) for column in columns]
+    pairs = [_mean_std([column.value_of(episode) for episode in episodes]) for column in columns]
     means, stds = ([column.cell(pair[i]) for column, pair in zip(columns, pairs, strict=True)] for i in (0, 1))
     if laps:
         finished = sum(episode.outcome == "lap" for episode in episodes)
@@ -122,7 +129,7 @@ def _mean_std(column: Sequence[float | None]) -> tuple[float | None, float | Non
 
 
 def _value(summary: Mapping[str, Any], key: str, show: Callable[[Any], str]) -> str:
-    """Return a mean, its standard deviation where there is one, and what is shown beside it."""
+    """Return a mean, its standard deviation where there is one, and the value that is shown beside it."""
     text = show(summary[key])
     if _known(summary, f"{key}_std"):
         text += f" ± {show(summary[f'{key}_std'])}"

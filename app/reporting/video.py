@@ -5,25 +5,25 @@ from pathlib import Path
 
 import numpy as np
 
-from app.files import replacing
+from app.core.atomic_files import atomic_write
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: int) -> None:
     """Write frames as MP4 (H.264, yuv420p), which every browser plays.
 
     Args:
-        path: where to; the file appears only when it is complete.
-        frames: (H, W, 3) uint8 RGB, all of one size, at least one. An odd height or width, which yuv420p does
-            not know, is made even by repeating the last row or column.
-        fps: frames per second.
+        path: The file, which appears only when it is complete.
+        frames: RGB frames (H, W, 3) uint8 of one size, at least one. An odd height or width, which yuv420p does not
+            allow, is made even by repeating the last row or column.
+        fps: Frames per second.
 
     Raises:
-        ValueError: when there are no frames.
+        ValueError: There are no frames.
     """
     import imageio.v2 as imageio
 
     count = 0
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         # quality 8 of 10: thin track borders stay sharp; faststart: playable while it loads
         writer = imageio.get_writer(
             temporary, format="FFMPEG", mode="I", fps=fps, codec="libx264", pixelformat="yuv420p", quality=8,

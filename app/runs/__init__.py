@@ -1,1 +1,1 @@
-"""The run folder: its owner, the files this program made in it, and what it may be continued with."""
+"""Run folder: paths, lock, manifest, checkpoints, fingerprint, and the restart that clears it."""

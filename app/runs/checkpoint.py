@@ -1,4 +1,4 @@
-"""Checkpoints: the last one and the one before, each whole or not there, known by its checksum, and data only."""
+"""Checkpoints: the last two states of a run, written atomically, verified by checksum, and loaded as data only."""
 
 import hashlib
 import io
@@ -12,37 +12,48 @@ from typing import Any
 
 import torch
 
-from app.errors import UserError
-from app.files import replacing
+from app.core.atomic_files import atomic_write
+from app.core.errors import UserError
+from app.runs.fingerprint import recorded_fingerprint, with_current_names
 
 FORMAT = 2
 PARTS = {"fingerprint", "config", "training", "interface", "rng", "epochs_done", "vitals", "wall_s"}
-_LONGEST_HEADER = 1000  # bytes
+_MAX_HEADER_BYTES = 1000
 
 State = dict[str, Any]
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint that cannot be used; the text names the file and says why."""
+    """A checkpoint that cannot be used; the text names the file and the reason."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint file, and what it holds or why it cannot be used."""
+    """A checkpoint file that a run may continue from.
+
+    Attributes:
+        path: The file.
+        state: Content of the file; None if it cannot be used.
+        problem: Reason why it cannot be used; None if it can.
+    """
 
     path: Path
     state: State | None
-    trouble: str
+    problem: str | None
 
 
 class Checkpoints:
-    """``last.pt`` and ``previous.pt`` in one folder.
+    """The files ``last.pt`` and ``previous.pt`` of one folder.
 
-    A file is one line of JSON (format, length, SHA-256) and then what ``torch.save`` wrote: tensors, numbers,
-    strings, lists and dicts, read with ``weights_only=True``, which executes nothing.
+    A file is one line of JSON (format, length, SHA-256), followed by what ``torch.save`` wrote: tensors, numbers,
+    strings, lists and dicts. It is read with ``weights_only=True``, which executes nothing.
 
     Args:
-        folder: where they lie; made by the first ``save``.
+        folder: Folder of the files; the first ``save`` makes it.
+
+    Attributes:
+        last: The newest checkpoint.
+        previous: The one before.
     """
 
     def __init__(self, folder: Path):
@@ -51,63 +62,73 @@ class Checkpoints:
     @property
     def paths(self) -> tuple[Path, ...]:
         """Every file that may be made here."""
-        return (self.last, self.previous, *(_aside(path) for path in (self.last, self.previous)))
+        return (self.last, self.previous, *(_damaged_path(path) for path in (self.last, self.previous)))
 
     def exist(self) -> bool:
-        """Whether there is anything to go on from, or that claims to be."""
+        """Return whether there is a checkpoint, usable or not."""
         return self.last.is_file() or self.previous.is_file()
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the newest checkpoint; the one before becomes ``previous.pt``.
 
+        Args:
+            state: Content, with the keys of ``PARTS``.
+
         Raises:
-            OSError: it cannot be written; the checkpoints on the disk are as they were.
+            OSError: The file cannot be written; the existing checkpoints are unchanged.
         """
         payload = io.BytesIO()
         torch.save(dict(state), payload)
         data = payload.getbuffer()
         header = {"format": FORMAT, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        with replacing(self.last, keep_as=self.previous) as temporary, temporary.open("wb") as file:
+        with atomic_write(self.last, keep_as=self.previous) as temporary, temporary.open("wb") as file:
             file.write(json.dumps(header).encode() + b"\n")
             file.write(data)
 
-    def candidates(self) -> list["Candidate"]:
-        """Read what is there, newest first, damaged ones included."""
+    def candidates(self) -> list[Candidate]:
+        """Read the checkpoints that exist, newest first, damaged ones included."""
         found = []
         for path in (self.last, self.previous):
             if path.is_file():
                 try:
-                    found.append(Candidate(path, read(path), ""))
+                    found.append(Candidate(path, read_checkpoint(path), None))
                 except DamagedCheckpoint as error:
                     found.append(Candidate(path, None, str(error)))
         return found
 
-    def put_aside(self, path: Path) -> Path:
-        """Rename a checkpoint that cannot be used, so that it never pushes a good one out; returns the new path."""
-        aside = _aside(path)
-        os.replace(path, aside)
-        return aside
+    def mark_damaged(self, path: Path) -> Path:
+        """Rename a checkpoint that cannot be used, so that it never takes the place of a good one.
+
+        Returns:
+            The new path.
+        """
+        damaged = _damaged_path(path)
+        os.replace(path, damaged)
+        return damaged
 
 
-def read(path: Path) -> State:
-    """Read and check one checkpoint file.
+def read_checkpoint(path: Path) -> State:
+    """Read and verify one checkpoint file.
+
+    Returns:
+        The state; its configuration and fingerprint have the key names of this version.
 
     Raises:
-        DamagedCheckpoint: it is cut off, changed, of another format, or holds something other than data.
+        DamagedCheckpoint: The file is truncated, changed, of another format, or holds something other than data.
     """
     try:
         with path.open("rb") as file:
-            header, data = _header(file.readline(_LONGEST_HEADER)), file.read()
+            header, data = _parse_header(file.readline(_MAX_HEADER_BYTES)), file.read()
     except OSError as error:
         raise DamagedCheckpoint(f"{path}: cannot be read ({error.strerror}).") from None
-    if not header:
+    if header is None:
         raise DamagedCheckpoint(f"{path}: is no checkpoint of this program.")
     if header["format"] != FORMAT:
         raise DamagedCheckpoint(f"{path}: has format {header['format']}, and this version reads format {FORMAT}.")
     if len(data) != header["bytes"]:
         raise DamagedCheckpoint(f"{path}: is damaged: it has {len(data):,} bytes of data instead of {header['bytes']}.")
     if hashlib.sha256(data).hexdigest() != header["sha256"]:
-        raise DamagedCheckpoint(f"{path}: is damaged: its checksum does not fit.")
+        raise DamagedCheckpoint(f"{path}: is damaged: its checksum does not match.")
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
@@ -115,17 +136,20 @@ def read(path: Path) -> State:
         raise DamagedCheckpoint(f"{path}: holds something other than data and was not loaded: {reason}") from None
     if not isinstance(state, dict) or not state.keys() >= PARTS:
         raise DamagedCheckpoint(f"{path}: lacks parts that a checkpoint has.")
-    return state
+    config, fingerprint = state["config"], state["fingerprint"]
+    if not isinstance(config, dict) or not isinstance(fingerprint, dict):
+        raise DamagedCheckpoint(f"{path}: lacks the settings that it was made under.")
+    return state | {"config": with_current_names(config), "fingerprint": recorded_fingerprint(fingerprint)}
 
 
-def _header(line: bytes) -> dict[str, Any]:
-    """The header, or an empty dict if the line is none."""
+def _parse_header(line: bytes) -> dict[str, Any] | None:
+    """Return the header, or None if the line is none."""
     try:
         header = json.loads(line)
-        return header if {"format", "bytes", "sha256"} <= header.keys() else {}
+        return header if {"format", "bytes", "sha256"} <= header.keys() else None
     except (ValueError, AttributeError):
-        return {}
+        return None
 
 
-def _aside(path: Path) -> Path:
+def _damaged_path(path: Path) -> Path:
     return path.with_name(path.name + ".damaged")

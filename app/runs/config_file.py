@@ -1,4 +1,4 @@
-"""The configuration of a run or study, kept beside what was made under it."""
+"""Configuration file of a run or study: writing it, and reading what this or an older version wrote."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -6,43 +6,54 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from app.config.load import ConfigError, load_kept
+from app.config.load import ConfigError, load_recorded
 from app.config.schema import Config
-from app.errors import UserError
-from app.files import replacing
+from app.core.atomic_files import atomic_write
+from app.core.errors import UserError
+from app.runs.older_versions import complete
 
 
 def write_config(path: Path, config: Config) -> None:
-    """Write a configuration as YAML for ``read_config``; role, secrets and a restart are of one start only."""
-    with replacing(path) as temporary:
-        plain = _plain(asdict(config.to_keep()))
-        temporary.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+    """Write a configuration as YAML, without what belongs to one start only: role, secrets and restart."""
+    with atomic_write(path) as temporary:
+        content = _with_lists(asdict(config.to_record()))
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 def read_config(path: Path) -> Config:
-    """Read a configuration that ``write_config`` wrote.
+    """Read a configuration that ``write_config`` wrote, in this or an older version.
+
+    Keys that are missing because an older version did not have them get today's defaults, unless they can change what
+    a run learns.
 
     Raises:
-        UserError: it is not there, damaged, or not valid in this version.
+        UserError: The file is missing, damaged or not valid, or this version cannot know what it means.
     """
     try:
         cfg = OmegaConf.load(path)
-        if not OmegaConf.is_dict(cfg):
+        if not OmegaConf.is_dict(cfg) or not cfg:
             raise ValueError("it holds no keys")
-        return load_kept(cfg)
+        return _load(str(path), cfg)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     except ConfigError as error:
         raise UserError(f"{path}: is not valid, or another version wrote it. {' '.join(error.problems)}") from None
-    except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (ValueError, TypeError, KeyError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: is damaged: {str(error).splitlines()[0]}.") from None
 
 
-def _plain(value: Any) -> Any:
-    """Tuples become lists: YAML without Python tags."""
+def _load(subject: str, cfg: DictConfig) -> Config:
+    try:
+        return load_recorded(cfg)
+    except ConfigError:
+        return load_recorded(OmegaConf.create(complete(subject, OmegaConf.to_container(cfg))))
+
+
+def _with_lists(value: Any) -> Any:
+    """Return nested mappings with every tuple as a list: YAML without Python tags."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: _with_lists(item) for key, item in value.items()}
+    return [_with_lists(item) for item in value] if isinstance(value, (list, tuple)) else value

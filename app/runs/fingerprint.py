@@ -1,25 +1,46 @@
-"""What makes old data poison for a new run: another environment, another architecture, another set of fixes."""
+"""Configuration keys that must match before a checkpoint or replay is reused, and keys that cannot change learning."""
 
+import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from app.config.renamed_keys import ADDED_KEYS, RENAMED_KEYS
 from app.config.schema import Config
-from app.errors import UserError
+from app.core.errors import UserError
 
-Flat = dict[str, Any]
+FlatDict = dict[str, Any]
 
-# no matter to networks and data that are there
+# Keys of the sections in a fingerprint that existing networks and data do not depend on.
 _LEARNING_ONLY = ("encoder.prediction_weight", "critic.initial_q", "value.sigma")
 _EVALUATION_ONLY = ("env.eval_tracks", "env.return_range")
-_HERE_ONLY = ("env.reward_file", "env.openplanet.host", "env.openplanet.port", "env.openplanet.timeout_s")
+_MACHINE_ONLY = ("env.reward_file", "env.openplanet.host", "env.openplanet.port", "env.openplanet.timeout_s")
 _IMAGES_ONLY = ("env.image_size", "env.image_history")
+_CATEGORICAL_ONLY = ("value.bins", "value.support")
+
+# Beginnings of the keys that cannot change what a run learns: where it runs and what it shows, how it is executed, and
+# how its policy is judged. Every other key can, a key that this version does not know included.
+_PLACE = (
+    "runs_dir", "sweeps_dir", "run_name", "role", "workers", "network.", "logger.", "restart", "training.init_from",
+)  # fmt: skip
+_EXECUTION = (
+    "device", "threads", "pruner.", "replay.keep_after_trial", "training.checkpoint_interval_s", *_MACHINE_ONLY,
+)  # fmt: skip
+_JUDGEMENT = ("objective", "health.", "training.eval_episodes", *_EVALUATION_ONLY)
+_NOT_LEARNED = _PLACE + _EXECUTION + _JUDGEMENT
+
+_ABSENT = "(absent)"
+_ABSENT_NOTE = (
+    f"A key that is {_ABSENT} belongs to a part that only one of the two has, or another version of this program made "
+    "this; that version can still use it."
+)
 
 
-def flatten(value: Any, prefix: str = "") -> Flat:
-    """Return nested mappings as dotted keys; lists stay whole, tuples become lists (as JSON has them)."""
+def flatten(value: Any, prefix: str = "") -> FlatDict:
+    """Return nested mappings as one mapping with dotted keys; lists stay whole, tuples become lists as in JSON."""
     if not isinstance(value, Mapping):
         return {prefix: json.loads(json.dumps(value))}
     return {
@@ -29,84 +50,161 @@ def flatten(value: Any, prefix: str = "") -> Flat:
     }
 
 
-def fingerprint(config: Config) -> Flat:
-    """Return the keys of the configuration that a policy, a replay and a checkpoint depend on.
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted keys as nested mappings: the inverse of ``flatten``."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, name = key.split(".")
+        section = nested
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[name] = value
+    return nested
 
-    Parts that the run does not build are left out: without images no norm and no backbone, without a context
-    encoder no ``encoder``.
+
+def with_current_names(flat: Mapping[str, Any]) -> FlatDict:
+    """Return the settings that an older version recorded under the names that their keys have now.
+
+    Keys that were added since have the value that changes nothing, in every section that was recorded.
+
+    A key that takes the place of several is their product. If one of these is missing, the others keep their names.
+    """
+    renamed = dict(flat)
+    for new in dict.fromkeys(RENAMED_KEYS.values()):
+        old = [key for key, name in RENAMED_KEYS.items() if name == new]
+        if new in flat or not all(key in flat for key in old):
+            continue
+        if len(old) == 1:
+            renamed[new] = renamed.pop(old[0])
+        elif all(isinstance(flat[key], int) for key in old):
+            renamed[new] = math.prod(renamed.pop(key) for key in old)
+    sections = {key.partition(".")[0] for key in renamed}
+    added = {key: value for key, value in ADDED_KEYS.items() if key.partition(".")[0] in sections}
+    return added | renamed
+
+
+def can_change_learning(key: str) -> bool:
+    """Return whether a key may change what a run learns; this is assumed of a key that this version does not know."""
+    return not key.startswith(_NOT_LEARNED)
+
+
+def fingerprint(config: Config) -> FlatDict:
+    """Return the settings that a policy, a replay and a checkpoint depend on.
+
+    Parts that the run does not build are left out: without images no norm and no backbone, without a context encoder no
+    ``encoder``.
     """
     sections = ["model", "actor", "critic", "value", "env"]
-    images = config.env.images
-    if images and config.model.name != "mlp":
+    if config.env.images and config.model.name != "mlp":
         sections += ["norm", "backbone"]
     if config.model.contextual:
         sections.append("encoder")
     flat = flatten({section: asdict(getattr(config, section)) for section in sections})
     flat["log_std_min"] = flat.pop("actor.log_std_min")  # as it is spelt on the command line
-    if config.value.kind == "scalar":
-        flat = {key: value for key, value in flat.items() if key not in ("value.bins", "value.support")}
-    left_out = _LEARNING_ONLY + _EVALUATION_ONLY + _HERE_ONLY + (() if images else _IMAGES_ONLY)
-    return {key: value for key, value in sorted(flat.items()) if key not in left_out}
+    return _relevant(flat)
 
 
-def read_fingerprint(path: Path, ways_out: str) -> Flat:
-    """Read the fingerprint that a run or study left in a file.
+def recorded_fingerprint(flat: Mapping[str, Any]) -> FlatDict:
+    """Return a fingerprint that any version recorded as this version would record it, as far as it holds the keys."""
+    return _relevant(with_current_names(flat))
+
+
+def read_fingerprint(path: Path, hint: str) -> FlatDict:
+    """Read the fingerprint of a run or study from its file.
 
     Args:
-        path: the file.
-        ways_out: what to do if it is damaged.
+        path: The file.
+        hint: What to do if the file is damaged.
 
     Raises:
-        UserError: it cannot be read, or is no JSON.
+        UserError: The file cannot be read, or holds no fingerprint.
     """
     try:
-        return flatten(json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no settings")
     except (ValueError, OSError) as error:
-        raise UserError(f"{path}: is damaged: {str(error).splitlines()[0]}. {ways_out}") from None
+        raise UserError(f"{path}: is damaged: {str(error).splitlines()[0]}. {hint}") from None
+    return recorded_fingerprint(flatten(content))
 
 
-def differences(theirs: Mapping[str, Any], yours: Mapping[str, Any]) -> list[str]:
-    """Return a line ``key: theirs → yours`` for every key that differs or that one side lacks."""
-    keys = sorted(theirs.keys() | yours.keys())
+def differences(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Return a line ``key: recorded → current`` for every key that differs or that one side lacks."""
+    keys = sorted(recorded.keys() | current.keys())
     return [
-        f"{key}: {_shown(theirs, key)} → {_shown(yours, key)}"
+        f"{key}: {_as_text(recorded, key)} → {_as_text(current, key)}"
         for key in keys
-        if key not in theirs or key not in yours or theirs[key] != yours[key]
+        if key not in recorded or key not in current or recorded[key] != current[key]
     ]
 
 
-def refuse_other(what: str, theirs: Mapping[str, Any], yours: Mapping[str, Any], ways_out: str) -> None:
-    """Raise unless both fingerprints are the same.
+def require_same_fingerprint(subject: str, recorded: Mapping[str, Any], current: Mapping[str, Any], hint: str) -> None:
+    """Raise unless two fingerprints are the same.
 
     Args:
-        what: what was made under the fingerprint ``theirs``.
-        theirs: its fingerprint.
-        yours: the fingerprint of this run.
-        ways_out: what to do about it.
+        subject: What was made under the recorded fingerprint.
+        recorded: Its fingerprint.
+        current: The fingerprint of this run.
+        hint: What to do about differences.
 
     Raises:
-        UserError: with every difference.
+        UserError: With every difference.
     """
-    if found := differences(theirs, yours):
+    if found := differences(recorded, current):
         lines = "\n".join(f"  {line}" for line in found)
-        raise UserError(f"{what} was made under other settings (theirs → yours):\n{lines}\n{ways_out}")
+        note = f"{_ABSENT_NOTE}\n" if recorded.keys() ^ current.keys() else ""
+        raise UserError(f"{subject} was made under other settings (recorded → current):\n{lines}\n{note}{hint}")
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return the differences of two whole configurations that a run may go on with, where it matters to know.
+def require_same_keys(subject: str, recorded: Mapping[str, Any], current: Mapping[str, Any], hint: str) -> None:
+    """Raise if only one of two versions of this program knows a key that can change what is learned.
 
     Args:
-        before: the flattened configuration of the checkpoint.
-        now: that of this start.
+        subject: What was made under the recorded configuration.
+        recorded: Its whole configuration, flattened, with the names of this version.
+        current: The whole configuration of this run, flattened.
+        hint: What to do about it.
+
+    Raises:
+        UserError: With every such key.
     """
-    elsewhere = ("runs_dir", "sweeps_dir", "run_name", "logger.", "restart", "training.init_from")
-    told = (*elsewhere, "role", "workers", "network.")
-
-    def relevant(flat: Mapping[str, Any]) -> Flat:
-        return {key: value for key, value in flat.items() if not key.startswith(told)}
-
-    return differences(relevant(before), relevant(now))
+    keys = [key for key in recorded.keys() ^ current.keys() if can_change_learning(key)]
+    only_recorded, only_current = ({key: flat[key] for key in keys if key in flat} for flat in (recorded, current))
+    require_same_fingerprint(subject, only_recorded, only_current, hint)
 
 
-def _shown(flat: Mapping[str, Any], key: str) -> str:
-    return json.dumps(flat[key], ensure_ascii=False).strip('"') if key in flat else "(not there)"
+def changed_settings(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Return the differences between two whole configurations that are worth telling when a run continues.
+
+    Keys that one side lacks are left out: ``require_same_keys`` refuses those that matter.
+
+    Args:
+        recorded: The flattened configuration of the checkpoint.
+        current: The flattened configuration of this start.
+    """
+    shared = [key for key in current if key in recorded and not key.startswith(_PLACE)]
+    return differences(*({key: flat[key] for key in shared} for flat in (recorded, current)))
+
+
+def fingerprint_json(config: Config) -> str:
+    """Return the fingerprint of a configuration as JSON."""
+    return json.dumps(fingerprint(config), sort_keys=True, allow_nan=False)
+
+
+def fingerprint_digest(text: str) -> str:
+    """Return a short hash of a fingerprint's JSON."""
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _relevant(flat: Mapping[str, Any]) -> FlatDict:
+    """Return the settings without those that no network and no data depend on, sorted by key."""
+    left_out = {*_LEARNING_ONLY, *_EVALUATION_ONLY, *_MACHINE_ONLY}
+    if not flat.get("env.images", True):
+        left_out.update(_IMAGES_ONLY)
+    if flat.get("value.kind") == "scalar":
+        left_out.update(_CATEGORICAL_ONLY)
+    return {key: value for key, value in sorted(flat.items()) if key not in left_out}
+
+
+def _as_text(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key], ensure_ascii=False).strip('"') if key in flat else _ABSENT

@@ -1,4 +1,4 @@
-"""One owner of a run or study at a time."""
+"""Lock that gives a run, study or launch one owner at a time."""
 
 import json
 import os
@@ -10,13 +10,19 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from app.errors import UserError
-from app.files import alive, make_folder, write_json
+from app.core.atomic_files import make_folder, process_exists, write_json
+from app.core.errors import UserError
 
 
 @dataclass(frozen=True)
 class _Owner:
-    """Who holds a lock."""
+    """Process that holds a lock.
+
+    Attributes:
+        pid: Process number.
+        host: Name of its machine.
+        since: Local time at which it took the lock.
+    """
 
     pid: int
     host: str
@@ -24,32 +30,32 @@ class _Owner:
 
 
 class Lock:
-    """One owner of a folder: an OS file lock, released by the kernel when its process dies.
+    """Lock of a folder: a file lock of the operating system, which releases it when the process dies.
 
-    The lock is ``.lock``, which stays; ``.owner.json`` beside it only says who holds it, so what a dead process left
-    there is no obstacle.
+    The lock is ``.lock``, which is never removed. ``.owner.json`` beside it only names the owner for messages, so one
+    that a dead process left does no harm.
 
     Args:
-        folder: what is owned; made when missing.
-        what: its name in messages: "run", "study" or "launch".
-        wait_s: seconds to wait for the owner to give it up.
+        folder: Folder to own; made if it is missing.
+        kind: Its kind in messages: "run", "study" or "launch".
+        wait_s: Seconds to wait until another owner releases it.
 
     Attributes:
-        folder: what is owned.
+        folder: The folder.
     """
 
     FILES = (".lock", ".owner.json")
 
-    def __init__(self, folder: Path, what: str, wait_s: float = 0.0):
-        self.folder, self._what = folder, what
+    def __init__(self, folder: Path, kind: str, wait_s: float = 0.0):
+        self.folder, self._kind = folder, kind
         lock, self._owner = (folder / name for name in self.FILES)
         self._lock = FileLock(lock, timeout=wait_s, thread_local=False)  # any thread may release it
 
     def acquire(self) -> None:
-        """Take the lock; holding it already is fine.
+        """Take the lock; nothing happens if this object holds it already.
 
         Raises:
-            UserError: another process, or another lock of this one, has it; or the folder cannot be written.
+            UserError: Another process, or another lock of this process, holds it; or the folder cannot be written.
         """
         if self._lock.is_locked:
             return
@@ -58,12 +64,12 @@ class Lock:
             self._lock.acquire()
             owner = _Owner(os.getpid(), platform.node(), datetime.now().astimezone().isoformat(" ", "seconds"))
             write_json(self._owner, asdict(owner))
-        except Timeout:  # a kind of OSError: it must come first
+        except Timeout:  # a subclass of OSError, so it must come first
             raise UserError(self._refusal()) from None
         except OSError as error:
             self._lock.release(force=True)
             raise UserError(
-                f"{self.folder}: the folder of the {self._what} cannot be made or locked ({error.strerror or error}). "
+                f"{self.folder}: the folder of the {self._kind} cannot be made or locked ({error.strerror or error}). "
                 "Make it writable, or name another place with runs_dir or sweeps_dir."
             ) from None
         except BaseException:
@@ -71,12 +77,12 @@ class Lock:
             raise
 
     def release(self) -> None:
-        """Give the lock back; doing so twice is fine."""
+        """Release the lock; nothing happens if this object does not hold it."""
         if self._lock.is_locked:
             try:
                 self._owner.unlink(missing_ok=True)
             except OSError:
-                pass  # it is a message only, and the folder may be gone
+                pass  # it only serves messages, and the folder may have been removed
             self._lock.release(force=True)
 
     def __enter__(self) -> "Lock":
@@ -85,40 +91,48 @@ class Lock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         self.release()
 
     def _refusal(self) -> str:
         owner = self._read_owner()
-        for _ in range(10):  # an owner that has only just begun writes down who it is in a moment
+        for _ in range(10):  # an owner that has just taken the lock writes its file in a moment
             if owner is not None:
                 break
             time.sleep(0.05)
             owner = self._read_owner()
         by = "another process" if owner is None else f"process {owner.pid} on {owner.host} since {owner.since}"
         return (
-            f"{self.folder}: the {self._what} is in use by {by}. "
-            "Wait until that ends, stop it with Ctrl-C, or start under another name."
+            f"{self.folder}: the {self._kind} is in use by {by}. "
+            "Wait until it ends, stop it with Ctrl-C, or start under another name."
         )
 
     def _read_owner(self) -> _Owner | None:
-        """Return the owner on record, None when that is no help: missing, damaged, or left by a dead process."""
+        """Return the recorded owner; None if the record is missing, damaged, or of a process that has died."""
         try:
             owner = _Owner(**json.loads(self._owner.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, RecursionError):
             return None
-        if type(owner.pid) is not int or (owner.host == platform.node() and not alive(owner.pid)):
+        if type(owner.pid) is not int or (owner.host == platform.node() and not process_exists(owner.pid)):
             return None
         return owner
 
 
 def in_use(folder: Path) -> bool:
-    """Return whether somebody holds the lock of a folder at this moment."""
+    """Return whether a process holds the lock of a folder at this moment."""
     return not wait_until_free(folder, 0.0)
 
 
 def wait_until_free(folder: Path, seconds: float) -> bool:
-    """Wait for the owner of a folder, if there is one, to give it up; returns whether nobody holds it now."""
+    """Wait until no process holds the lock of a folder.
+
+    Args:
+        folder: The folder.
+        seconds: Seconds to wait at most.
+
+    Returns:
+        Whether the lock is free now.
+    """
     path = folder / Lock.FILES[0]
     if not path.is_file():
         return True

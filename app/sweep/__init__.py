@@ -1,1 +1,1 @@
-"""Studies: the folder of a search, its owner, and what it may be continued with."""
+"""Hyperparameter search: studies that survive every stop, their trials, their results and their validation."""

@@ -1,4 +1,4 @@
-"""One trial of a study, in the process that runs it: its folder, its log, its scores, and how it ends."""
+"""Trial of a study in the process that runs it: training, reports to the study, pruning, clean-up."""
 
 import contextlib
 import os
@@ -9,46 +9,58 @@ from dataclasses import replace
 from pathlib import Path
 
 import optuna
+from optuna import pruners
 from optuna.exceptions import StorageInternalError
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.config.job import TRIALS, TrialJob
-from app.config.schema import Config
-from app.errors import UserError, in_one_line
-from app.reporting.formatting import make_console, tell
-from app.restart.carry_out import remove
-from app.restart.plan import plan_folder
-from app.runs.folder import RunFolder
-from app.sweep.attributes import END, EPOCHS, ERROR, FOLDER, JOB, LAUNCH, SCORE
-from app.sweep.launch import as_parent
-from app.sweep.pruner import make_pruner
-from app.training.orphan import is_orphan, watch
-from app.training.run import Outcome, heed, run_in
+from app.config.multirun import TRIALS, TrialJob
+from app.config.schema import Config, PrunerConfig
+from app.core.console import make_console, print_line
+from app.core.errors import UserError, format_error
+from app.core.processes import is_orphan, terminate_with_parent
+from app.runs.restart.apply import remove
+from app.runs.restart.plan import plan_folder
+from app.runs.run_folder import RunFolder
+from app.sweep.session import launch_parent
+from app.sweep.study_store import END, EPOCHS, ERROR, FOLDER, SCORE, StudyStore
+from app.training.run import RunResult, reraise_stop, train_in_folder
 from app.training.setup import set_up
-from app.training.stop import StopRequest
+from app.training.stop import StopKind, StopReason, StopRequest
 
-PRUNED = "pruned"
-_GOES = ("replay", "checkpoints")  # of a finished trial: the one is large, the other of no use without it
-_WIDTH = 120  # of the log
+_NOT_KEPT = ("replay", "checkpoints")  # of a finished trial: the replay is large, and its checkpoint needs it
+_LOG_WIDTH = 120  # characters
+
+
+def make_pruner(cfg: PrunerConfig) -> pruners.BasePruner:
+    """Return the configured pruner; a step of Optuna's is an epoch."""
+    if cfg.kind == "none":
+        return pruners.NopPruner()
+    return pruners.PercentilePruner(
+        cfg.percentile,
+        n_startup_trials=cfg.n_startup_trials,
+        n_warmup_steps=cfg.n_warmup_epochs,
+        interval_steps=cfg.interval_epochs,
+        n_min_trials=cfg.n_min_trials,
+    )
 
 
 def run_job(config: Config, job: TrialJob) -> float:
     """Run a trial as a job of a launch: if the launch is killed, this process saves and ends, too.
 
     Args:
-        config: of the trial, its parameters included.
-        job: which of the launch's jobs this is.
+        config: Configuration of the trial, its parameters included.
+        job: Job of the launch.
 
     Returns:
         The score, always finite.
 
     Raises:
-        Exception: as ``run_trial``.
+        Exception: As ``run_trial``.
     """
-    parent = as_parent(job.launch)
+    parent = launch_parent(job.launch)
     if parent is not None:
-        watch(parent)
+        terminate_with_parent(parent)
     try:
         return run_trial(config, job)
     finally:
@@ -57,104 +69,102 @@ def run_job(config: Config, job: TrialJob) -> float:
 
 
 def run_trial(config: Config, job: TrialJob) -> float:
-    """Train one trial in its own folder, tell the study, and clear what nobody needs any more.
+    """Train one trial in its own folder, record its result in the study, and remove what it does not need any more.
 
     Args:
-        config: of the trial, its parameters included.
-        job: which of the launch's jobs this is.
+        config: Configuration of the trial, its parameters included.
+        job: Job of the launch.
 
     Returns:
         The score, always finite.
 
     Raises:
-        KeyboardInterrupt: interrupted; what was reached is saved.
-        Exception: whatever made the trial fail, after ``error.txt`` and the study have it.
+        KeyboardInterrupt: The trial was interrupted; its progress is saved.
+        Exception: The trial failed; ``error.txt`` and the study have the reason.
     """
     console = make_console()
-    trial = StudyTrial.find(job, config, console)
+    trial = StudyTrial.find(job, config.pruner, config.training.epochs, console)
     config = replace(config, run_name=trial.folder, runs_dir=str(job.study / TRIALS), restart=None)
     path = Path(config.runs_dir) / config.run_name
-    tell(console, f"trial {trial.number} begins · {path}", "cyan")
+    print_line(console, f"trial {trial.number} begins · {path}", "cyan")
     try:
-        outcome = _train(config, job, trial)
+        result = _train(config, trial)
     except Exception as error:
         with contextlib.suppress(OSError):  # the study has the reason, too
-            RunFolder(path).error.write_text(_explained(error), encoding="utf-8")
-        trial.fail(error)
-        tell(console, f"trial {trial.number} failed: {in_one_line(error)} · {path}", "red")
+            RunFolder(path).error.write_text(_error_text(error), encoding="utf-8")
+        trial.record_failure(error)
+        print_line(console, f"trial {trial.number} failed: {format_error(error)} · {path}", "red")
         raise
-    tell(console, f"trial {trial.number} {outcome.stop_reason} · score {outcome.objective:.4g} · {path}", "green")
-    return outcome.objective
+    print_line(console, f"trial {trial.number} {result.stop_reason} · score {result.objective:.4g} · {path}", "green")
+    return result.objective
 
 
 class StudyTrial:
-    """A trial that the study calls running, and that this process runs.
+    """A running trial of a study, as its training reports to it (an ``EpochCallback``).
 
     Args:
-        study: with the pruner.
-        frozen: what the study knows of the trial.
-        epochs: of the whole trial.
-        console: where to tell every score.
+        recorded: The trial as the study has it.
+        trial: Handle that reports to the study.
+        epochs: Epochs of the whole trial.
+        console: Console for the score of every epoch.
     """
 
-    def __init__(self, study: optuna.Study, frozen: optuna.trial.FrozenTrial, epochs: int, console: Console):
-        self.number, self.folder = frozen.number, frozen.user_attrs[FOLDER]
-        self._epochs, self._console = epochs, console
-        self._trial = optuna.Trial(study, frozen._trial_id)
+    def __init__(self, recorded: optuna.trial.FrozenTrial, trial: optuna.Trial, epochs: int, console: Console):
+        self.number, self.folder = recorded.number, recorded.user_attrs[FOLDER]
+        self._trial, self._epochs, self._console = trial, epochs, console
 
     @classmethod
-    def find(cls, job: TrialJob, config: Config, console: Console) -> "StudyTrial":
-        """Find the trial that the launch has enrolled for a job.
+    def find(cls, job: TrialJob, pruner: PrunerConfig, epochs: int, console: Console) -> "StudyTrial":
+        """Return the trial that the launch has assigned to a job; see the class for the other arguments.
 
         Raises:
-            UserError: the study has none.
+            UserError: The study has none, or its storage cannot be used.
         """
-        study = optuna.load_study(study_name=job.study.name, storage=job.storage, pruner=make_pruner(config.pruner))
-        mine = (job.launch, job.number)
-        for frozen in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-            if (frozen.user_attrs.get(LAUNCH), frozen.user_attrs.get(JOB)) == mine:
-                return cls(study, frozen, config.training.epochs, console)
-        raise UserError(f"the study {job.study.name} has no trial for job {job.number} of launch {job.launch}.")
+        store = StudyStore(job.storage, job.study.name)
+        found = store.running_trial(job.launch, job.number, make_pruner(pruner))
+        if found is None:
+            raise UserError(f"the study {job.study.name} has no trial for job {job.number} of launch {job.launch}.")
+        return cls(*found, epochs, console)
 
-    def report(self, epoch: int, score: float) -> None:
-        """Tell the study, and who looks on, the score after an epoch."""
-        self._trial.report(score, epoch)
-        tell(self._console, f"trial {self.number} epoch {epoch} of {self._epochs} · score {score:.4g}", "")
+    def report(self, epoch: int, objective: float) -> None:
+        """Report the score after an epoch, counted from 1, to the study and on the console."""
+        self._trial.report(objective, epoch)
+        print_line(self._console, f"trial {self.number} epoch {epoch} of {self._epochs} · score {objective:.4g}")
 
-    def verdict(self) -> str:
-        """Return why the trial should end now, "" if it should not."""
-        return PRUNED if self._trial.should_prune() else ""
+    def stop_reason(self) -> StopReason | None:
+        """Return the reason to end the trial now, or None."""
+        return StopReason(StopKind.PRUNED) if self._trial.should_prune() else None
 
-    def conclude(self, outcome: Outcome) -> None:
-        """Note how the trial has ended, its score last: from then on it counts, whatever becomes of its launch."""
-        self._trial.set_user_attr(END, outcome.stop_reason)
-        self._trial.set_user_attr(EPOCHS, outcome.epochs)
-        self._trial.set_user_attr(SCORE, outcome.objective)
+    def record_result(self, result: RunResult) -> None:
+        """Record how the trial ended, its score last: from then on it counts, even if its launch is killed."""
+        self._trial.set_user_attr(END, str(result.stop_reason))
+        self._trial.set_user_attr(EPOCHS, result.epochs)
+        self._trial.set_user_attr(SCORE, result.objective)
 
-    def fail(self, error: Exception) -> None:
-        """Note why the trial has failed, unless it is the storage that has."""
+    def record_failure(self, error: Exception) -> None:
+        """Record why the trial failed, unless the storage itself has failed."""
         with contextlib.suppress(StorageInternalError, SQLAlchemyError):
-            self._trial.set_user_attr(ERROR, in_one_line(error))
+            self._trial.set_user_attr(ERROR, format_error(error))
 
 
-def _train(config: Config, job: TrialJob, trial: StudyTrial) -> Outcome:
+def _train(config: Config, trial: StudyTrial) -> RunResult:
     setup = set_up(config)
     with StopRequest() as stop, RunFolder.open(config) as folder, _log(folder) as console:
-        outcome = run_in(folder, config, setup, console, stop, [trial])
-        heed(stop, outcome, one_of_many=True)
-        trial.conclude(outcome)
-        if not config.replay.keep:
-            remove(plan_folder(folder.path, Path(config.sweeps_dir), _GOES))
-        return outcome
+        result = train_in_folder(folder, config, setup, console, stop, callbacks=[trial])
+        reraise_stop(stop, result, propagate_interrupt=True)
+        trial.record_result(result)
+        if not config.replay.keep_after_trial:
+            remove(plan_folder(folder.path, Path(config.sweeps_dir), _NOT_KEPT))
+        return result
 
 
 @contextlib.contextmanager
 def _log(folder: RunFolder) -> Iterator[Console]:
-    """What a single run shows goes into the log of the trial; one that goes on adds to it."""
+    """Yield a console on the log of the trial, for what a single run shows; a trial that continues appends to it."""
     with folder.log.open("a", encoding="utf-8", buffering=1) as file:
-        yield Console(file=file, width=_WIDTH, highlight=False)
+        yield Console(file=file, width=_LOG_WIDTH, highlight=False)
 
 
-def _explained(error: Exception) -> str:
-    """What the user can mend needs no traceback."""
+def _error_text(error: Exception) -> str:
+    """Return the text of ``error.txt``; an error that the user can mend needs no traceback."""
     return f"{error}\n" if isinstance(error, UserError) else "".join(traceback.format_exception(error))

@@ -1,1 +1,1 @@
-"""The loop: collect, update, evaluate, keep the best, write it all down."""
+"""Training: the loop, the trainer around it, and everything from the start of a run to its summary."""

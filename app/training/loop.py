@@ -1,39 +1,40 @@
-"""tmrl's training loop with an exact ratio of updates to environment steps, to be stopped and continued anywhere."""
+"""Training loop: tmrl's ``TorchTrainingOffline`` with an exact ratio of updates to environment steps."""
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from app.agents.droq import DroQAgent
+from app.agents.sac import SACAgent
 from app.config.schema import Config
+from app.core.tmrl_api import TorchTrainingOffline
 from app.envs.spec import ObservationSpec
-from app.replay.memory import ReplayMemory
+from app.replay.buffer import ReplayMemory
 from app.replay.storage import Storage
-from app.tmrl_api import TorchTrainingOffline
-from app.training.means import Means
+from app.reporting.metrics import MetricAverager
+from app.training.rollout import RolloutInterface
 
 
-class DrivingTraining(TorchTrainingOffline):
-    """``TorchTrainingOffline`` with our agent and replay.
+class TrainingLoop(TorchTrainingOffline):
+    """``TorchTrainingOffline`` with our agent, our replay and an epoch that can be stopped between any two updates.
 
-    tmrl's ratio check counts reset rows as steps, lets one update too many through, and owes all updates of the
-    warm-up at once. Here, at any time, ``updates <= max_training_steps_per_env_step * (env_steps -
-    start_training)``, and never is more than one step collected ahead of it.
-
-    ``run_epoch`` does what is left of the present epoch, as one round of tmrl's: an epoch that was stopped between
-    two updates goes on there. Its metrics are added up in ``means``, which a checkpoint can keep.
+    tmrl's ratio check counts resets as steps, lets one update too many through, and makes all updates of the warm-up
+    due at once. Here ``updates <= max_training_steps_per_env_step * (env_steps - start_training)`` holds at any time,
+    and no step is collected that the next update does not need.
 
     Args:
-        config: the run's configuration.
-        spec: the observation.
-        device: where the networks and batches live.
-        storage: where the replay keeps its rows.
-        slack: rows of the replay beyond its capacity.
-        on_update: called between any two updates and whenever steps have arrived; all state is whole then.
+        config: Configuration of the run.
+        spec: The observation.
+        device: Device of the networks and batches.
+        storage: Storage of the replay's rows.
+        slack: Rows of the replay beyond its capacity.
+        safe_point: Called with the loop between any two updates and after steps have arrived, when the whole state is
+            consistent. It may save a checkpoint, and may raise to stop the run.
+        on_update: Called after every update with its duration in seconds.
     """
 
-    agent: DroQAgent
+    agent: SACAgent
     memory: ReplayMemory
 
     def __init__(
@@ -43,13 +44,15 @@ class DrivingTraining(TorchTrainingOffline):
         device: str,
         storage: Storage,
         slack: int,
-        on_update: Callable[["DrivingTraining"], None],
+        safe_point: Callable[["TrainingLoop"], None],
+        on_update: Callable[[float], None] = lambda seconds: None,
     ):
         training, agent = config.training, config.agent
-        self.config, self.on_update, self.means = config, on_update, Means()
+        self.training, self.safe_point, self.on_update = training, safe_point, on_update
+        self.averager = MetricAverager()
         horizons = config.encoder.prediction_horizons if config.model.contextual else ()
         super().__init__(
-            env_cls=(spec.space(), spec.action_space()),
+            env_cls=(spec.observation_space(), spec.action_space()),
             memory_cls=partial(
                 ReplayMemory,
                 spec,
@@ -61,7 +64,7 @@ class DrivingTraining(TorchTrainingOffline):
                 storage=storage,
                 slack=slack,
             ),
-            training_agent_cls=partial(DroQAgent, config=config, spec=spec),
+            training_agent_cls=partial(SACAgent, config=config, spec=spec),
             epochs=training.epochs,
             rounds=1,
             steps=training.updates_per_epoch,
@@ -71,76 +74,97 @@ class DrivingTraining(TorchTrainingOffline):
             start_training=training.start_training,
             device=device,
         )
-        self._counted = 0
 
-    @property
-    def updates_wanted(self) -> int:
-        """Updates of the whole run."""
-        return self.config.training.updates
+    def run_epoch(self, interface: RolloutInterface) -> list:
+        """Run the updates that the current epoch still lacks; their metrics go into ``averager``.
 
-    def missing_env_steps(self) -> int:
-        """Environment steps to collect before the next update is due; 0 when the run has all its updates."""
-        return 0 if self.total_updates >= self.updates_wanted else max(0, self.due_env_steps())
+        Args:
+            interface: Source of environment steps; it also receives the actor.
 
-    def due_env_steps(self) -> int:
-        """The same without regard to the run's end; negative: so many steps are there that no update needs yet."""
-        due = math.ceil((self.total_updates + 1) / self.max_training_steps_per_env_step)
-        return self.start_training + due - self.memory.env_steps
+        Returns:
+            An empty list; the loop of tmrl returns statistics here.
+        """
+        self.check_ratio(interface)
+        while self.total_updates < (self.epoch + 1) * self.training.updates_per_epoch:
+            self.update_buffer(interface)  # steps that arrived during the last update
+            start = time.perf_counter()
+            batch = self.memory.sample()
+            sampled = time.perf_counter()
+            metrics = self.agent.train(batch)
+            trained = time.perf_counter()
+            self.total_updates += 1
+            durations = {"sampling_duration": sampled - start, "training_step_duration": trained - sampled}
+            self.averager.add({**metrics, **self._newest_episode(), **durations})
+            self.on_update(trained - sampled)
+            if self.total_updates % self.update_model_interval == 0:
+                interface.broadcast_model(self.agent.get_actor())
+            self.check_ratio(interface)
+        self.epoch += 1
+        return []
 
-    def run_epoch(self, interface) -> list:
-        """Do the updates that the present epoch still lacks."""
-        self.memory.nb_steps = (self.epoch + 1) * self.config.training.updates_per_epoch - self.total_updates
-        return super().run_epoch(interface)
-
-    def update_buffer(self, interface) -> None:
-        """Take over what was collected."""
-        self.memory.append(interface.retrieve_buffer())
-        self.total_samples = self.memory.env_steps
-
-    def check_ratio(self, interface) -> None:
-        """Wait until the next update is due."""
-        if self.total_updates > self._counted:  # tmrl has added its own values to the agent's by now
-            self.means.add(self.agent.metrics)
-            self._counted = self.total_updates
-        self.on_update(self)
-        while self.missing_env_steps() > 0:
+    def check_ratio(self, interface: RolloutInterface) -> None:
+        """Collect steps until the next update is due, with a safe point before and after every collection."""
+        self.safe_point(self)
+        while self.steps_to_collect() > 0:
             self.update_buffer(interface)
-            self.on_update(self)
+            self.safe_point(self)
         if self.total_updates == 0:
             self.agent.fit_support(**self.memory.reward_range())
 
+    def update_buffer(self, interface: RolloutInterface) -> None:
+        """Append the steps that the interface has collected to the replay."""
+        self.memory.append(interface.retrieve_buffer())
+        self.total_samples = self.memory.env_steps
+
+    def steps_to_collect(self) -> int:
+        """Return the environment steps to collect before the next update; 0 once the run has all its updates."""
+        return 0 if self.total_updates >= self.training.updates else max(0, self.step_deficit())
+
+    def step_deficit(self) -> int:
+        """Return the environment steps that the next update lacks; negative if more have been collected than needed."""
+        return self.start_training + self._steps_after_warm_up() - self.memory.env_steps
+
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that a continued run needs of agent, replay and schedule."""
+        """Return the state of agent, replay, averager and schedule: tensors and plain values."""
         return {
             "agent": self.agent.state_dict(),
             "replay": self.memory.state_dict(),
-            "means": self.means.state_dict(),
+            "means": self.averager.state_dict(),
             "updates": self.total_updates,
             "start_training": self.start_training,
             "ratio": self.max_training_steps_per_env_step,
         }
 
     def load_state_dict(self, state: Mapping[str, Any], epoch: int, replay_cleared: bool) -> None:
-        """Go on from what ``state_dict`` returned.
+        """Restore what ``state_dict`` returned.
 
         Args:
-            state: the state; its replay must have been verified.
-            epoch: epochs that are wholly done, evaluation included.
-            replay_cleared: go on with an empty replay, and collect ``start_training`` steps before the next update.
+            state: The state; its replay must have been verified.
+            epoch: Number of completed epochs, evaluation included.
+            replay_cleared: Start with an empty replay, and collect ``start_training`` steps before the next update.
         """
         self.agent.load_state_dict(state["agent"])
-        self.means.load_state_dict(state["means"])
-        self.total_updates = self._counted = state["updates"]
-        self.epoch = epoch
-        due = math.ceil((self.total_updates + 1) / self.max_training_steps_per_env_step)
+        self.averager.load_state_dict(state["means"])
+        self.total_updates, self.epoch = state["updates"], epoch
         if replay_cleared:
             self.memory.load_counters(state["replay"])
-            self.start_training = self.memory.env_steps - due + self.config.training.start_training
+            self.start_training = self.memory.env_steps - self._steps_after_warm_up() + self.training.start_training
         else:
             self.memory.load_state_dict(state["replay"])
             if self.total_updates:
                 self.start_training = state["start_training"]
                 if state["ratio"] != self.max_training_steps_per_env_step:
-                    # Reckon with the new ratio from here on, or its difference over the past would be due at once.
-                    self.start_training = self.memory.env_steps - due
+                    # The new ratio counts from here on, or its difference over the past would be due at once.
+                    self.start_training = self.memory.env_steps - self._steps_after_warm_up()
         self.total_samples = self.memory.env_steps
+
+    def _steps_after_warm_up(self) -> int:
+        """Return the environment steps after the warm-up that make the next update due."""
+        return math.ceil((self.total_updates + 1) / self.max_training_steps_per_env_step)
+
+    def _newest_episode(self) -> dict[str, float]:
+        """Return the metrics of the newest finished training episode."""
+        return {
+            "return_train": self.memory.stat_train_return,
+            "episode_length_train": self.memory.stat_train_steps,
+        }

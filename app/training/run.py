@@ -1,123 +1,150 @@
-"""One run from its configuration to its summary."""
+"""A whole training run: from its configuration to its summary."""
 
 import math
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from app.config.schema import Config
+from app.core.console import make_console
 from app.replay.storage import MappedStorage
-from app.reporting.banner import print_banner
-from app.reporting.formatting import make_console
-from app.restart.clear import clear_run, show_run
-from app.runs.folder import RunFolder
-from app.training.beginning import find_source
-from app.training.conclusion import Conclusion, finished_before
-from app.training.facts import banner_facts
-from app.training.setup import Setup, set_up
-from app.training.stop import StopRequest
-from app.training.threads import settle_threads
+from app.reporting.banner import BannerFacts, print_banner
+from app.runs.restart.clear_run import clear_run, preview_restart
+from app.runs.run_folder import RunFolder
+from app.training.finalize import Finalizer, finished_objective
+from app.training.monitor import EpochCallback
+from app.training.resume import find_source
+from app.training.rollout import Connect, connect_locally
+from app.training.setup import Setup, device_name, set_up
+from app.training.stop import INTERRUPTED, TERMINATED, StopKind, StopReason, StopRequest
+from app.training.threads import set_threads
 from app.training.trainer import Trainer
-from app.training.vitals import Watcher
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of a run.
+class RunResult:
+    """Result of a run.
 
     Attributes:
-        objective: NaN for a run that was stopped before its first evaluation.
-        stop_reason: "finished", "interrupted", "terminated", "pruned", "collapsed: ..." or "not finite: ...".
-        epochs: that are wholly done.
+        objective: The final objective; NaN for a run that was stopped before its first evaluation.
+        stop_reason: Reason why the run stopped.
+        epochs: Number of completed epochs.
     """
 
     objective: float
-    stop_reason: str
+    stop_reason: StopReason
     epochs: int
 
 
-def train(config: Config, one_of_many: bool = False, trouble: Callable[[], str] = str) -> float:
-    """Begin a run or go on with it, to its end, and leave a complete run folder.
+def train(
+    config: Config,
+    connect: Connect = connect_locally,
+    propagate_interrupt: bool = False,
+    problem: Callable[[], str | None] = lambda: None,
+) -> float:
+    """Start or resume a run, train to its end, and leave a complete run folder.
 
     Args:
-        config: the validated configuration.
-        one_of_many: others follow this one, and Ctrl-C is meant for them, too.
-        trouble: says why the run must end early, "" while it need not; it is saved then.
+        config: The validated configuration.
+        connect: Makes the source of environment steps and the evaluator.
+        propagate_interrupt: Whether Ctrl-C ends the whole command, because more runs follow this one.
+        problem: Returns why the run must end early, or None; the run is saved before it ends.
 
     Returns:
         The objective; NaN for a run that was stopped before its first evaluation.
 
     Raises:
-        UserError: something the user can mend, in words.
-        KeyboardInterrupt: one of many was interrupted; its folder is complete.
-        SystemExit: the run was terminated; its folder is complete.
+        UserError: The run cannot start or continue; the message says what to do.
+        KeyboardInterrupt: The run was interrupted and ``propagate_interrupt`` is set; its folder is complete.
+        SystemExit: The run was terminated; its folder is complete.
     """
     console = make_console()
     if config.restart and config.restart.dry_run:
-        show_run(config, console)
+        preview_restart(Path(config.runs_dir) / config.run_name, config.restart, console)
         return math.nan
     setup = set_up(config)
-    with StopRequest(trouble) as stop, RunFolder.open(config) as folder:
-        outcome = run_in(folder, config, setup, console, stop)
-    heed(stop, outcome, one_of_many)
-    return outcome.objective
+    with StopRequest(problem) as stop, RunFolder.open(config) as folder:
+        result = train_in_folder(folder, config, setup, console, stop, connect)
+    reraise_stop(stop, result, propagate_interrupt)
+    return result.objective
 
 
-def run_in(
+def train_in_folder(
     folder: RunFolder,
     config: Config,
     setup: Setup,
     console: Console,
     stop: StopRequest,
-    watchers: Sequence[Watcher] = (),
-) -> Outcome:
-    """Begin a run or go on with it in its folder, to its end.
+    connect: Connect = connect_locally,
+    callbacks: Sequence[EpochCallback] = (),
+) -> RunResult:
+    """Start or resume a run in its folder and train to its end.
 
     Args:
-        folder: of the run, owned by this process.
-        config: of the run.
-        setup: what was made ready for it.
-        console: where to show everything.
-        stop: asked between any two updates and steps.
-        watchers: told the score after every epoch; they may end the run.
+        folder: Folder of the run, owned by this process.
+        config: Configuration of the run.
+        setup: Device and observation of the run.
+        console: Console for everything that is shown.
+        stop: Stop request, checked between any two updates and steps.
+        connect: Makes the source of environment steps and the evaluator.
+        callbacks: Receive the objective after every epoch; they may end the run.
 
     Raises:
-        UserError: something the user can mend, in words.
+        UserError: The run cannot start or continue; the message says what to do.
     """
     storage = MappedStorage(folder.replay)
     files = storage.files(setup.spec)
-    with folder.in_words():
+    with folder.as_user_errors():
         source = find_source(config, folder, files)
-    if (before := finished_before(config, folder, source, console)) is not None:
-        return Outcome(before, "finished", config.training.epochs)
-    with folder.in_words():
-        cleared = clear_run(config, console) if config.restart else ()
-        folder.list_files(files)
-    trainer = Trainer(config, setup, folder, storage, console, stop, watchers)
+    if (objective := finished_objective(config, folder, source, console)) is not None:
+        return RunResult(objective, StopReason(StopKind.FINISHED), config.training.epochs)
+    with folder.as_user_errors():
+        cleared = clear_run(folder.path, config.restart, console) if config.restart else ()
+        folder.add_to_manifest(files)
+    trainer = Trainer(config, setup, folder, storage, console, stop, connect, callbacks)
     try:
-        settle_threads(config, setup, trainer.training.agent, source.threads, console)
-        print_banner(console, banner_facts(config, setup, trainer.training.agent.model, folder))
-        trainer.begin(source, "replay" in cleared)
-        reason = trainer.to_the_end()
-        objective = trainer.score(reason)
-        end = Conclusion(config, folder, console, trainer.evaluator, trainer.actor)
-        end.sum_up(reason, trainer.counters(), trainer.best, objective)
+        agent = trainer.loop.agent
+        set_threads(config, setup, agent, source.threads, console)
+        print_banner(console, config, _banner_facts(setup, folder, agent.model.parameter_counts()))
+        trainer.start(source, "replay" in cleared)
+        reason = trainer.run_epochs()
+        objective = trainer.objective(reason)
+        finalizer = Finalizer(config, folder, console, trainer.evaluator, trainer.actor)
+        finalizer.finalize(reason, trainer.counters(), trainer.best, objective)
     finally:
         trainer.close()
-    return Outcome(objective, reason, trainer.epochs_done)
+    return RunResult(objective, reason, trainer.epochs_done)
 
 
-def heed(stop: StopRequest, outcome: Outcome, one_of_many: bool) -> None:
-    """End the process, or what there is of it, if the run was asked to stop and not only this run is meant.
+def reraise_stop(stop: StopRequest, result: RunResult, propagate_interrupt: bool) -> None:
+    """Raise if the run was asked to stop and the request is meant for the whole process.
+
+    Args:
+        stop: The stop request of the run.
+        result: Result of the run.
+        propagate_interrupt: Whether Ctrl-C ends the whole command, because more runs follow this one.
 
     Raises:
-        SystemExit: the run was terminated.
-        KeyboardInterrupt: one of many was interrupted.
+        SystemExit: The run was terminated.
+        KeyboardInterrupt: The run was interrupted and ``propagate_interrupt`` is set.
     """
-    if outcome.stop_reason == "terminated":
-        sys.exit(128 + signal.SIGTERM)  # as shells and schedulers expect it
-    if one_of_many and stop.reason == "interrupted":
+    if result.stop_reason == TERMINATED:
+        sys.exit(128 + signal.SIGTERM)  # the exit code that shells and schedulers expect
+    if propagate_interrupt and stop.reason == INTERRUPTED:
         raise KeyboardInterrupt
+
+
+def _banner_facts(setup: Setup, folder: RunFolder, parameters: Mapping[str, int]) -> BannerFacts:
+    return BannerFacts(
+        run_dir=folder.path,
+        device=device_name(setup.device),
+        threads=torch.get_num_threads(),
+        spec=setup.spec,
+        parameters=parameters,
+        replay=setup.memory,
+    )

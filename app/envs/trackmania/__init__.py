@@ -1,1 +1,1 @@
-"""The real game: Trackmania (2020), through rtgym and tmrl, under this project's observation."""
+"""The real game: Trackmania (2020), through rtgym and tmrl, with this project's observation."""

@@ -1,74 +1,98 @@
-"""The client of tmrl's plugin for OpenPlanet, which comes back when the game does."""
+"""Client of tmrl's plugin for OpenPlanet, which reconnects when the game is restarted."""
 
 import contextlib
 import socket
 import struct
+import threading
 import time
+from typing import NamedTuple
 
-from app.config.schema import OpenplanetConfig
+from app.config.schema_env import OpenplanetConfig
 from app.envs.spec import EnvError
-from app.tmrl_game import TM2020OpenPlanetClient
 
 _RETRY_S = 0.5
-_SILENCE_S = 1.0  # after which the thread looks whether it should end
+_RECEIVE_TIMEOUT_S = 1.0  # after which the thread checks whether it must end
+_LAYOUT = struct.Struct("<11f")
 
 
-class GameGone(Exception):
-    """The game has stopped sending; the text says what was expected."""
+class Packet(NamedTuple):
+    """Data of the car that the plugin sends in every frame of the game, all of it as floats."""
+
+    speed: float
+    distance: float  # driven since the start
+    x: float  # m
+    y: float
+    z: float
+    steer: float
+    gas: float
+    brake: float
+    finished: float  # 1 at the end of the map, else 0
+    gear: float
+    rpm: float
 
 
-class OpenPlanetClient(TM2020OpenPlanetClient):
-    """Tmrl's client, whose thread also survives the end of a connection.
+class GameConnectionLost(Exception):
+    """The game has stopped sending; the message says what was expected."""
 
-    tmrl's own never returns from one that was closed, and keeps a core busy with it.
+
+class OpenPlanetClient:
+    """Receives the plugin's packets in a thread that reconnects whenever a connection ends.
+
+    tmrl's own client never notices that a connection was closed, and keeps a core busy with it.
 
     Args:
-        cfg: where the plugin is.
+        config: Address of the plugin.
 
     Raises:
-        EnvError: nobody answers there.
+        EnvError: If nobody answers there.
     """
 
-    def __init__(self, cfg: OpenplanetConfig):
-        self._cfg, self._closed = cfg, False
-        where = f"{cfg.host}:{cfg.port}"
+    def __init__(self, config: OpenplanetConfig) -> None:
+        self._config, self._closed = config, False
+        self._received = threading.Condition()
+        self._newest: bytes | None = None  # None: already returned, or none has come
         try:
-            socket.create_connection((cfg.host, cfg.port), cfg.timeout_s).close()
+            self._connect().close()
         except OSError as error:
             raise EnvError(
-                f"env.openplanet = {where}: nobody answers there ({error.strerror or error}). Start Trackmania with "
-                "OpenPlanet and tmrl's plugin TMRL_GrabData, load a map, and see that python app/doctor.py "
-                "env=trackmania finds it; or name another env.openplanet.port."
+                f"env.openplanet = {config.host}:{config.port}: nobody answers there ({error.strerror or error}). "
+                "Start Trackmania with OpenPlanet and tmrl's plugin TMRL_GrabData, load a map, and check that python "
+                "app/doctor.py env=trackmania finds it; or set another env.openplanet.port."
             ) from None
-        super().__init__(cfg.host, cfg.port)
+        threading.Thread(target=self._run, daemon=True).start()
 
-    def newest(self) -> tuple[float, ...]:
-        """Return the newest 11 numbers that were not yet returned; waits for them.
+    def newest_packet(self) -> Packet:
+        """Wait for a packet that was not yet returned, and return the newest one.
 
         Raises:
-            GameGone: none came in ``timeout_s``.
+            GameConnectionLost: If none came in ``timeout_s``.
         """
-        try:
-            return self.retrieve_data(sleep_if_empty=0.001, timeout=self._cfg.timeout_s)
-        except AssertionError:
-            where = f"{self._cfg.host}:{self._cfg.port}"
-            raise GameGone(f"OpenPlanet at {where} has sent nothing for {self._cfg.timeout_s:g} s") from None
+        config = self._config
+        with self._received:
+            if not self._received.wait_for(lambda: self._newest is not None, config.timeout_s):
+                where = f"{config.host}:{config.port}"
+                raise GameConnectionLost(f"OpenPlanet at {where} has sent nothing for {config.timeout_s:g} s")
+            packet, self._newest = self._newest, None
+        return Packet(*_LAYOUT.unpack(packet))
 
     def close(self) -> None:
         """Let the thread end."""
         self._closed = True
 
-    def _TM2020OpenPlanetClient__client_thread(self) -> None:  # noqa: N802  (the name that tmrl's own has)
+    def _run(self) -> None:
         while not self._closed:
-            with contextlib.suppress(OSError):
-                with socket.create_connection((self._cfg.host, self._cfg.port), self._cfg.timeout_s) as connection:
-                    self._listen(connection)
+            with contextlib.suppress(OSError), self._connect() as connection:
+                self._receive(connection)
             if not self._closed:
                 time.sleep(_RETRY_S)
 
-    def _listen(self, connection: socket.socket) -> None:
-        connection.settimeout(_SILENCE_S)
-        size, received = self._nb_bytes, b""
+    def _connect(self) -> socket.socket:
+        return socket.create_connection((self._config.host, self._config.port), self._config.timeout_s)
+
+    def _receive(self, connection: socket.socket) -> None:
+        """Keep the newest packet of a connection until it ends or the client is closed."""
+        connection.settimeout(_RECEIVE_TIMEOUT_S)
+        buffer = b""
         while not self._closed:
             try:
                 part = connection.recv(4096)
@@ -76,30 +100,30 @@ class OpenPlanetClient(TM2020OpenPlanetClient):
                 continue
             if not part:
                 return
-            received += part
-            whole = len(received) // size * size
-            if whole:
-                with self._TM2020OpenPlanetClient__lock:
-                    self._TM2020OpenPlanetClient__data = received[whole - size : whole]
-                received = received[whole:]
+            buffer += part
+            complete = len(buffer) // _LAYOUT.size * _LAYOUT.size
+            if complete:
+                with self._received:
+                    self._newest = buffer[complete - _LAYOUT.size : complete]
+                    self._received.notify()
+                buffer = buffer[complete:]
 
 
-def read_once(cfg: OpenplanetConfig, timeout: float) -> tuple[float, ...]:
-    """Return one packet of the plugin: 11 numbers.
+def read_packet(config: OpenplanetConfig, timeout: float) -> Packet:
+    """Connect to the plugin and return one packet.
 
     Args:
-        cfg: where the plugin is.
-        timeout: s.
+        config: Address of the plugin.
+        timeout: Longest wait for the connection and for each part of the packet, s.
 
     Raises:
-        OSError: nobody answers, or nobody sends that much in time.
+        OSError: If nobody answers, or no whole packet comes in time.
     """
-    layout = struct.Struct("<11f")
     received = b""
-    with socket.create_connection((cfg.host, cfg.port), timeout) as connection:
+    with socket.create_connection((config.host, config.port), timeout) as connection:
         connection.settimeout(timeout)
-        while len(received) < layout.size:
-            if not (part := connection.recv(layout.size - len(received))):
-                raise ConnectionError(f"it hung up after {len(received)} bytes of {layout.size}")
+        while len(received) < _LAYOUT.size:
+            if not (part := connection.recv(_LAYOUT.size - len(received))):
+                raise ConnectionError(f"the connection ended after {len(received)} bytes of {_LAYOUT.size}")
             received += part
-    return layout.unpack(received)
+    return Packet(*_LAYOUT.unpack(received))

@@ -1,4 +1,4 @@
-"""The recorded trajectory that tmrl's reward follows, read without letting it run code."""
+"""Recorded trajectory of tmrl's reward, read without executing code from its pickle."""
 
 import pickle
 from pathlib import Path
@@ -7,10 +7,9 @@ import numpy as np
 
 from app.envs.spec import EnvError
 
-SPACING = 0.1  # m between two points that tmrl records
-_LEAST = 100  # points: 10 m
-_LARGEST = 200_000_000  # bytes
-# What a pickled array of numbers names, under NumPy 1 and 2; everything else in a pickle could be a program.
+_MIN_POINTS = 100  # 10 m
+_MAX_BYTES = 200_000_000
+# Names in a pickled array of numbers under NumPy 1 and 2; any other name in a pickle could execute a program.
 _ALLOWED = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -24,7 +23,7 @@ _ALLOWED = {
 }
 
 
-class _NumbersOnly(pickle.Unpickler):
+class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str):
         if (module, name) in _ALLOWED:
             return super().find_class(module, name)
@@ -32,43 +31,51 @@ class _NumbersOnly(pickle.Unpickler):
 
 
 def load_trajectory(file: str) -> np.ndarray:
-    """Return the points ``(N, 3)`` float64, m, of a reward file that tmrl has recorded.
+    """Read a reward file that tmrl has recorded.
 
     Args:
-        file: a pickle of an array; ``~`` is the user's home.
+        file: Path of a pickled array; ``~`` is the user's home.
+
+    Returns:
+        The points ``(N, 3)`` float64, m.
 
     Raises:
-        EnvError: there is none, it is not such an array, or too short to drive along.
+        EnvError: If the file does not exist, is not such an array, or is too short to drive along.
     """
-    remedy = "Record one with python -m tmrl --record-reward (docs/trackmania.md), or name another: env.reward_file."
     path = Path(file).expanduser()
+    points, problem = None, None
     try:
-        if path.stat().st_size > _LARGEST:
-            raise EnvError(
-                f"env.reward_file = {path}: is larger than {_LARGEST:,} bytes, which no trajectory is. {remedy}"
-            )
-        with path.open("rb") as pickled:
-            points = np.asarray(_NumbersOnly(pickled).load(), np.float64)
+        if path.stat().st_size > _MAX_BYTES:
+            problem = f"is larger than {_MAX_BYTES:,} bytes, which no trajectory is"
+        else:
+            with path.open("rb") as pickled:
+                points = np.asarray(_ArrayUnpickler(pickled).load(), np.float64)
     except OSError as error:
-        raise EnvError(f"env.reward_file = {path}: cannot be read ({error.strerror}). {remedy}") from None
-    except EnvError:
-        raise
+        problem = f"cannot be read ({error.strerror})"
     except Exception as error:  # a damaged pickle may raise anything
-        raise EnvError(f"env.reward_file = {path}: is no recorded trajectory: {error}. {remedy}") from None
-    if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
+        problem = f"is no recorded trajectory: {error}"
+    if problem := problem or _shape_problem(points):
         raise EnvError(
-            f"env.reward_file = {path}: holds {points.shape} numbers, and must hold (N, 3) finite ones. {remedy}"
+            f"env.reward_file = {path}: {problem}. Record one with python -m tmrl --record-reward "
+            "(docs/trackmania.md), or set another env.reward_file."
         )
-    if len(points) < _LEAST:
-        raise EnvError(f"env.reward_file = {path}: has {len(points)} points, and needs {_LEAST} or more. {remedy}")
     return points
 
 
-def length_of(points: np.ndarray) -> float:
-    """Return the length of a trajectory, m."""
+def _shape_problem(points: np.ndarray) -> str | None:
+    """Return why an array is no usable trajectory, or None if it is one."""
+    if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
+        return f"holds numbers of shape {points.shape}, and must hold finite ones of shape (N, 3)"
+    if len(points) < _MIN_POINTS:
+        return f"has {len(points)} points, and needs {_MIN_POINTS} or more"
+    return None
+
+
+def trajectory_length(points: np.ndarray) -> float:
+    """Return the length of a trajectory ``(N, 3)``, m."""
     return float(np.linalg.norm(np.diff(points, axis=0), axis=1).sum())
 
 
-def best_return(points: np.ndarray) -> float:
-    """Return what tmrl's reward gives for the whole trajectory: 1 for every 100 points."""
+def full_lap_return(points: np.ndarray) -> float:
+    """Return the reward that tmrl gives for a whole trajectory ``(N, 3)``: 1 for every 100 points."""
     return (len(points) - 1) / 100

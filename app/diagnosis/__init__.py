@@ -1,1 +1,0 @@
-"""What this machine can do: checks that only look, each with what was found and what to do about it."""

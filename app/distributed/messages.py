@@ -1,0 +1,258 @@
+"""Messages between workers and trainer: plain data that is checked before it is used."""
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from app.distributed.wire_format import dumps, loads
+from app.evaluation.results import Episode
+from app.replay.row_format import RowFormat, StoredStep
+
+PROTOCOL_VERSION = 2  # to be raised with every change of a message or of the row format
+MAX_ROWS = 100_000  # of one message
+_COMPRESSION_LEVEL = 1  # of zlib: higher levels cost more time than they save bytes
+_STRICT = ConfigDict(extra="forbid")
+
+Name = Annotated[str, Field(min_length=1, max_length=100)]
+Count = Annotated[int, Field(ge=0)]
+Number = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+CountPerWorker = dict[Name, Count]
+
+
+class MessageError(Exception):
+    """A message is invalid; the text says why."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Heartbeat:
+    """Sign of life that a worker sends every second.
+
+    Attributes:
+        worker: Name of the worker, new at every start.
+        fingerprint: Digest of its environment, observation and model.
+        actor_version: Version of the actor that it has; 0 if it has none yet.
+        oldest_kept: Number of the oldest episode that it can still send; that of the next one if it keeps none.
+    """
+
+    worker: Name
+    fingerprint: Name
+    actor_version: Count
+    oldest_kept: Number
+    kind: Literal["heartbeat"] = "heartbeat"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class EpisodeMessage:
+    """Complete training episode.
+
+    Attributes:
+        worker: Name of the worker that collected it.
+        fingerprint: See ``Heartbeat``.
+        number: 1, 2, ... for each worker, so that no episode is lost or stored twice.
+        oldest_kept: See ``Heartbeat``.
+        actor_version: Version of the actor that acted.
+        row_count: Number of rows, the reset included.
+        episode_return: Undiscounted return.
+        rows: Rows in the format of ``RowFormat``, float32, little-endian.
+        frames: Grey frames of all rows, uint8, compressed with zlib; empty without images.
+        terminated: Whether the last step terminated the episode.
+        truncated: Whether the last step truncated the episode.
+    """
+
+    worker: Name
+    fingerprint: Name
+    number: Number
+    oldest_kept: Number
+    actor_version: Count
+    row_count: Annotated[int, Field(ge=2, le=MAX_ROWS)]
+    episode_return: float
+    rows: bytes
+    frames: bytes
+    terminated: bool
+    truncated: bool
+    kind: Literal["episode"] = "episode"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class EvaluationResult:
+    """Evaluation episode that a worker has driven.
+
+    Attributes:
+        worker: Name of the worker.
+        fingerprint: See ``Heartbeat``.
+        evaluation: Number of the evaluation.
+        number: 1, 2, ... for each worker in this evaluation, so that no episode counts twice.
+        deterministic: Whether the policy acted deterministically.
+        episode: Result of the episode.
+    """
+
+    worker: Name
+    fingerprint: Name
+    evaluation: Count
+    number: Number
+    deterministic: bool
+    episode: Episode
+    kind: Literal["evaluation result"] = "evaluation result"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TrainerStatus:
+    """State of the trainer, sent to all workers twice a second.
+
+    Attributes:
+        session: Random name of this start of the trainer.
+        generation: Random name of what the run has learned so far; it changes when the replay is cleared, and workers
+            then drop the episodes that they keep.
+        fingerprint: Digest of the trainer's environment, observation and model.
+        fingerprint_json: The fingerprint itself.
+        actor_version: Version of the newest actor.
+        received: For each worker, the number of the last episode that has arrived.
+        saved: For each worker, the number of the last episode that a checkpoint contains.
+        steps_ahead: Steps that each worker may collect beyond those that have arrived; None for no limit.
+        evaluation: Number of the current evaluation; 0 if there is none.
+        evaluation_episodes: For each worker, how many episodes to drive: deterministic, and with sampled actions.
+        evaluation_results: For each worker, how many of them have arrived.
+        deterministic_share: Share of the training episodes that the deterministic action drives.
+        finished: Whether the run has ended.
+    """
+
+    session: Name
+    generation: Name
+    fingerprint: Name
+    fingerprint_json: str
+    actor_version: Count
+    received: CountPerWorker
+    saved: CountPerWorker
+    steps_ahead: Count | None
+    evaluation: Count
+    evaluation_episodes: dict[Name, tuple[Count, Count]]
+    evaluation_results: CountPerWorker
+    deterministic_share: Share
+    finished: bool
+    kind: Literal["trainer status"] = "trainer status"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Weights:
+    """Weights of the newest actor.
+
+    Attributes:
+        session: See ``TrainerStatus``.
+        fingerprint: See ``TrainerStatus``.
+        actor_version: Number of the broadcast in this session.
+        data: The weights in safetensors format.
+    """
+
+    session: Name
+    fingerprint: Name
+    actor_version: Count
+    data: bytes
+    kind: Literal["weights"] = "weights"
+
+
+Message = Heartbeat | EpisodeMessage | EvaluationResult | TrainerStatus | Weights
+_ADAPTER = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
+
+
+def encode_message(message: Message) -> bytes:
+    """Serialise a message.
+
+    Raises:
+        ValueError: It is larger than a message may be.
+    """
+    return dumps({"protocol": PROTOCOL_VERSION, **asdict(message)})
+
+
+def decode_message(data: bytes) -> Message:
+    """Return the message that was passed to ``encode_message``.
+
+    Raises:
+        MessageError: The data is not a valid message of this version of the protocol.
+    """
+    try:
+        fields = loads(data)
+    except ValueError as error:
+        raise MessageError(f"it cannot be read: {error}") from None
+    if not isinstance(fields, dict):
+        raise MessageError("it is not a message")
+    if (version := fields.pop("protocol", 1)) != PROTOCOL_VERSION:
+        raise MessageError(
+            f"it has version {version!r:.20} of the protocol, not {PROTOCOL_VERSION}. Use the same version of this "
+            "program everywhere"
+        )
+    try:
+        return _ADAPTER.validate_python(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise MessageError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def pack_episode(steps: Sequence[StoredStep], row_format: RowFormat) -> dict[str, Any]:
+    """Return the fields of an ``EpisodeMessage`` that contain the steps of an episode; the first is the reset."""
+    arrays = row_format.encode(steps)
+    return {
+        "row_count": len(steps),
+        "rows": arrays["rows"].astype("<f4", copy=False).tobytes(),
+        "frames": zlib.compress(arrays["frames"].tobytes(), _COMPRESSION_LEVEL) if "frames" in arrays else b"",
+        "terminated": steps[-1][3],
+        "truncated": steps[-1][4],
+    }
+
+
+def unpack_episode(message: EpisodeMessage, row_format: RowFormat) -> list[StoredStep]:
+    """Return the steps that were passed to ``pack_episode``.
+
+    Raises:
+        MessageError: They do not have this row format.
+    """
+    count, width = message.row_count, row_format.width
+    if len(message.rows) != (expected := count * width * 4):
+        raise MessageError(f"{count} rows of this observation are {expected} bytes, not {len(message.rows)}")
+    arrays = {
+        "rows": np.frombuffer(message.rows, "<f4").reshape(count, width).astype(np.float32),
+        "ends": np.zeros((count, 2), np.bool_),
+    }
+    if not np.isfinite(arrays["rows"]).all():
+        raise MessageError("it contains a number that is not finite")
+    arrays["ends"][-1] = message.terminated, message.truncated
+    if row_format.frame_shape is not None:
+        arrays["frames"] = _decompress_frames(message.frames, (count, *row_format.frame_shape))
+    return row_format.decode(arrays)
+
+
+def pack_weights(module: nn.Module) -> bytes:
+    """Serialise the parameters and buffers of a module."""
+    return save({name: part.detach().cpu().contiguous() for name, part in module.state_dict().items()})
+
+
+def unpack_weights(data: bytes) -> dict[str, Tensor]:
+    """Return the state dict of the module that was passed to ``pack_weights``; nothing in the data is executed.
+
+    Raises:
+        MessageError: The data is damaged.
+    """
+    try:
+        return load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise MessageError(f"the weights are damaged: {error}") from None
+
+
+def _decompress_frames(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    size = math.prod(shape)
+    try:
+        raw = zlib.decompressobj().decompress(data, size + 1)  # a limit, whatever a peer has compressed
+    except zlib.error as error:
+        raise MessageError(f"the frames are damaged: {error}") from None
+    if len(raw) != size:
+        raise MessageError(f"{shape[0]} frames of this observation are {size} bytes")
+    return np.frombuffer(raw, np.uint8).reshape(shape).copy()

@@ -1,0 +1,1 @@
+"""Driving on closed tracks: the simulator, Gymnasium's CarRacing, and what both share."""

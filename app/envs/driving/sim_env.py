@@ -1,0 +1,111 @@
+"""Built-in track simulator: a simulated car on random tracks, and its video."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from app.config.schema_env import SimConfig
+from app.envs.driving.car import Car
+from app.envs.driving.track_env import OUTCOMES, CarState, TrackEnv
+from app.envs.rng_state import pack_rng, unpack_rng
+from app.envs.tracks.lap_bound import centre_line_bound
+from app.envs.tracks.track import Track, make_track
+from app.envs.video.render_state import RenderState
+from app.envs.video.renderer import VideoRenderer
+
+_FAST_SHARE = 0.65  # share of the top speed that the video shows as fast
+
+
+class SimEnv(TrackEnv):
+    """A lap on a random closed track in the simulated car.
+
+    The ``info`` of a finished lap has ``lap_bound`` beside ``lap_time``: seconds of the fastest lap along the centre
+    line from the same standing start.
+
+    Args:
+        config: Parameters of the environment.
+        tracks: Seeds of the tracks that episodes are drawn from.
+        seed: Seed of the draws of tracks and starts.
+        render_size: Width and height of a video frame in pixels.
+
+    Attributes:
+        car: The car on the track.
+    """
+
+    def __init__(self, config: SimConfig, tracks: Sequence[int], seed: int, render_size: int = 480) -> None:
+        self.car = Car(config.car)
+        self._renderer = VideoRenderer(render_size)
+        super().__init__(config, tracks, seed)
+
+    @property
+    def car_state(self) -> CarState:
+        """Present pose and instruments of the car."""
+        car = self.car
+        return CarState(car.x, car.y, car.heading, car.speed, *car.gear_and_rpm())
+
+    def render(self) -> np.ndarray:
+        """Return a video frame of the present state, ``(render_size, render_size, 3)`` uint8, RGB."""
+        car, config = self.car, self._config
+        return self._renderer.render(
+            RenderState(
+                track=self.track,
+                pose=(car.x, car.y, car.heading),
+                speed=car.speed,
+                fast_speed=_FAST_SHARE * config.car.top_speed,
+                controls=self._controls,
+                trail=np.array(self._trail),
+                start=self._start,
+                lap_share=self._lap_share(),
+                seconds=self._steps * config.step_s,
+                outcome=OUTCOMES[self._end],
+            )
+        )
+
+    def get_state(self) -> dict[str, np.ndarray | float]:
+        """Return all that decides the future, random numbers included, as arrays and numbers."""
+        state: dict[str, np.ndarray | float] = {name: getattr(self, name) for name in self.EPISODE_STATE}
+        state["track"] = self.track.seed
+        state["car"] = np.array([getattr(self.car, name) for name in Car.STATE])
+        state["controls"] = np.array(self._controls)
+        state["trail"] = np.array(self._trail)
+        state["rng"] = pack_rng(self.np_random)
+        return state | {f"observation/{part}": rows for part, rows in self._builder.get_state().items()}
+
+    def set_state(self, state: dict[str, np.ndarray | float]) -> dict[str, np.ndarray]:
+        """Continue exactly where ``get_state`` was called, in this or another process.
+
+        Args:
+            state: The return value of ``get_state``.
+
+        Returns:
+            The newest observation.
+        """
+        self._load_track(int(state["track"]))
+        for name in self.EPISODE_STATE:
+            setattr(self, name, state[name])
+        for name, value in zip(Car.STATE, state["car"].tolist(), strict=True):
+            setattr(self.car, name, value)
+        self._controls = tuple(state["controls"].tolist())
+        self._trail = [tuple(point) for point in state["trail"].tolist()]
+        unpack_rng(self.np_random, state["rng"])
+        self._builder.set_state({part: state[f"observation/{part}"] for part in self.observation_space})
+        return self._builder.get_state()
+
+    def _lap_info(self) -> dict[str, Any]:
+        bound = centre_line_bound(self.track, self._config.car, self._start)
+        return super()._lap_info() | {"lap_bound": bound}
+
+    def _make_track(self, seed: int) -> Track:
+        return make_track(self._config.track, seed)
+
+    def _place_car(self, x: float, y: float, heading: float) -> None:
+        self.car.place(x, y, heading)
+        self._controls = (0.0, 0.0, 0.0)
+        self._trail = [(x, y, 0.0)]
+
+    def _drive(self, gas: float, brake: float, steer: float) -> None:
+        car = self.car
+        self._controls = gas, brake, steer
+        car.drive(gas, brake, steer, self._config.step_s, self._config.substeps)
+        self._trail.append((car.x, car.y, car.speed))

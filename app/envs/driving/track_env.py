@@ -1,0 +1,221 @@
+"""Base of all environments in which a car drives one lap of a closed track."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium.utils import seeding
+
+from app.config.schema_env import TrackEnvConfig
+from app.envs.driving.camera import Camera
+from app.envs.driving.lidar import Lidar
+from app.envs.observation import ObservationBuilder
+from app.envs.spec import make_car_spec
+from app.envs.tracks.track import Track
+
+OUTCOMES = (None, "off_track", "lap", "stalled", "timeout")  # a saved state holds an index of it
+
+
+class CarState(NamedTuple):
+    """Pose of the car and readings of its instruments."""
+
+    x: float  # m
+    y: float  # m
+    heading: float  # rad, counter-clockwise from the x axis
+    speed: float  # m/s along the heading
+    gear: int  # 0 (standing) to 5
+    rpm: float  # order of 10 000
+
+
+class TrackEnv(gymnasium.Env):
+    """Drive along a closed track; the reward is progress.
+
+    Actions are (gas, brake, steer) in [-1, 1]; gas and brake act above 0, steer is right when
+    positive. An episode terminates off the track or when the car stalls; it is truncated after
+    one lap (counted from its start) or after ``max_steps``. Every ``info`` has ``lap_share`` and ``speed``, the last
+    one ``outcome`` too, and ``lap_time`` in s if the lap was finished.
+
+    A subclass provides the car, which must exist before it calls this constructor.
+
+    Args:
+        config: Parameters of the environment.
+        tracks: Seeds of the tracks that episodes are drawn from.
+        seed: Seed of the draws of tracks and starts.
+
+    Attributes:
+        observation_spec: The observation contract.
+        track: The track of the present episode.
+    """
+
+    metadata = {"render_modes": ["rgb_array"]}
+    render_mode = "rgb_array"
+    # attributes that belong to the state of an episode; a saved state has them under these names
+    EPISODE_STATE = ("_edge", "_start", "_along", "_progress", "_goal", "_idle", "_steps", "_running", "_end")
+
+    def __init__(self, config: TrackEnvConfig, tracks: Sequence[int], seed: int) -> None:
+        self._config = config
+        self._tracks = tuple(tracks)
+        self.observation_spec = make_car_spec(config)
+        self.observation_space = self.observation_spec.observation_space()
+        self.action_space = self.observation_spec.action_space()
+        self._np_random, self._np_random_seed = seeding.np_random(seed)
+        self._builder = ObservationBuilder(self.observation_spec)
+        self._begin_episode(self._tracks[0], 0.0)  # so that get_state and render work before the first reset ...
+        self._running = False  # ... while step does not
+
+    @property
+    @abstractmethod
+    def car_state(self) -> CarState:
+        """Present pose and instruments of the car."""
+
+    @abstractmethod
+    def _make_track(self, seed: int) -> Track:
+        """Return the track of a seed."""
+
+    @abstractmethod
+    def _place_car(self, x: float, y: float, heading: float) -> None:
+        """Put the car on ``self.track`` at a pose (m, m, rad), standing, with straight wheels."""
+
+    @abstractmethod
+    def _drive(self, gas: float, brake: float, steer: float) -> None:
+        """Move the car for ``step_s`` with constant gas and brake in [0, 1] and steer in [-1, 1]."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Begin an episode with the car standing on the centre line.
+
+        Args:
+            seed: New seed of the draws; None continues them.
+            options: ``track`` (a seed) and ``start`` (share of the track in [0, 1)). A track that is not given is
+                drawn; a start that is not given is drawn if ``random_start``, and else 0.
+
+        Returns:
+            The first observation and its info.
+
+        Raises:
+            ValueError: If the start is outside [0, 1).
+        """
+        super().reset(seed=seed)
+        track, start = self._draw_episode(**(options or {}))
+        return self._begin_episode(track, start), self._info()
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Drive for one time step.
+
+        Args:
+            action: ``(3,)`` in [-1, 1]; values outside are clipped.
+
+        Returns:
+            Observation, reward, terminated, truncated, info.
+
+        Raises:
+            gymnasium.error.ResetNeeded: Before the first reset and after an episode's end.
+            ValueError: If the action is not finite.
+        """
+        if not self._running:
+            raise gymnasium.error.ResetNeeded("the episode has ended: call reset() before step()")
+        action = np.asarray(action, np.float32)
+        self._drive(*_to_controls(action))
+        car = self.car_state
+        progress, offset = self._advance(car)
+        outcome = self._find_outcome(offset)
+        self._end, self._running = OUTCOMES.index(outcome), outcome is None
+        reward = self._config.reward_per_metre * progress
+        obs = self._builder.append(self._read_sensors(car), self._capture_frame(car), action, reward)
+        info = self._info()
+        if outcome is not None:
+            info["outcome"] = outcome
+        if outcome == "lap":
+            info |= self._lap_info()
+        return obs, reward, outcome in ("off_track", "stalled"), outcome in ("lap", "timeout"), info
+
+    def _draw_episode(self, track: int | None = None, start: float | None = None) -> tuple[int, float]:
+        """Return track and start of an episode, drawing what is not given."""
+        if track is None:
+            track = self._tracks[self.np_random.integers(len(self._tracks))]
+        if start is None:
+            start = self.np_random.random() if self._config.random_start else 0.0
+        if not 0.0 <= start < 1.0:
+            raise ValueError(f"options: start={start} is not a share of the track in [0, 1)")
+        return int(track), float(start)
+
+    def _load_track(self, seed: int) -> None:
+        self.track = self._make_track(seed)
+        self._lidar, self._camera = _make_sensors(self._config, self.track)
+
+    def _begin_episode(self, track: int, start: float) -> dict[str, np.ndarray]:
+        """Put the car on the track of a seed and return the first observation of an episode."""
+        self._load_track(track)
+        x, y, heading, self._edge = self.track.pose(start)
+        self._start = start
+        self._along = start * self.track.length  # arc length of the car's place on the centre line, m
+        self._progress = 0.0  # m since the start, signed
+        self._goal = self._config.stall_metres  # progress from which the car counts as moving
+        self._idle = 0  # steps since it last counted as moving
+        self._steps = self._end = 0
+        self._running = True
+        self._place_car(x, y, heading)
+        car = self.car_state
+        return self._builder.reset(self._read_sensors(car), self._capture_frame(car))
+
+    def _advance(self, car: CarState) -> tuple[float, float]:
+        """Update the episode after a step; return its progress and the distance from the centre line, m."""
+        length = self.track.length
+        self._edge, along, offset = self.track.project(car.x, car.y, self._edge)
+        metres = (along - self._along + length / 2.0) % length - length / 2.0  # the short way round
+        self._along = along
+        self._progress += metres
+        self._steps += 1
+        self._idle += 1
+        if self._progress >= self._goal:
+            self._goal, self._idle = self._progress + self._config.stall_metres, 0
+        return metres, abs(offset)
+
+    def _find_outcome(self, offset: float) -> str | None:
+        """Return why the episode ends at this distance (m) from the centre line; None if it goes on."""
+        if offset > self.track.half_width:
+            return "off_track"
+        if self._progress >= self.track.length:
+            return "lap"
+        if self._idle >= self._config.stall_steps:
+            return "stalled"
+        return "timeout" if self._steps >= self._config.max_steps else None
+
+    def _read_sensors(self, car: CarState) -> np.ndarray:
+        sensors = np.empty(self.observation_spec.sensors, np.float32)
+        sensors[:3] = car.speed, car.gear, car.rpm
+        sensors[3:] = self._lidar.scan(car.x, car.y, car.heading, self._edge)
+        return sensors
+
+    def _capture_frame(self, car: CarState) -> np.ndarray | None:
+        if self._camera is None:
+            return None
+        return self._camera.capture(car.x, car.y, car.heading)
+
+    def _info(self) -> dict[str, Any]:
+        return {"lap_share": self._lap_share(), "speed": self.car_state.speed}
+
+    def _lap_info(self) -> dict[str, Any]:
+        """Return the additional info of a finished lap."""
+        return {"lap_time": self._steps * self._config.step_s}
+
+    def _lap_share(self) -> float:
+        return min(max(self._progress / self.track.length, 0.0), 1.0)
+
+
+@lru_cache(maxsize=256)
+def _make_sensors(config: TrackEnvConfig, track: Track) -> tuple[Lidar, Camera | None]:
+    return Lidar(config, track), Camera(track, config.image_size) if config.images else None
+
+
+def _to_controls(action: np.ndarray) -> tuple[float, float, float]:
+    """Return gas [0, 1], brake [0, 1] and steer [-1, 1] of an action; raise ValueError if it is not finite."""
+    gas, brake, steer = action.tolist()
+    if not math.isfinite(gas + brake + steer):
+        raise ValueError(f"action {action} is not finite")
+    return min(max(gas, 0.0), 1.0), min(max(brake, 0.0), 1.0), min(max(steer, -1.0), 1.0)

@@ -1,0 +1,1 @@
+"""Tracks: random closed tracks, lines to drive along, and the fastest laps on them."""

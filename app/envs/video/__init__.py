@@ -1,0 +1,1 @@
+"""Video of the simulator: renderer, instruments and drawing."""

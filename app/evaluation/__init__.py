@@ -1,0 +1,1 @@
+"""Evaluation episodes: the one function that drives them, the evaluator, and their results."""

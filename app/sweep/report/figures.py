@@ -1,0 +1,173 @@
+"""Figures of a study by Optuna in a common style, as plain JSON, or a sentence if there is nothing to draw."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from plotly.graph_objects import Figure
+
+from app.core.system import keep_matplotlib_out_of_home
+from app.sweep.report.records import TrialRecord
+
+keep_matplotlib_out_of_home()  # optuna.visualization imports it
+from optuna import visualization  # noqa: E402
+
+COLOURS = {
+    "finished": "#2b6cd4",
+    "pruned": "#b87300",
+    "collapsed": "#cf3f4f",
+    "not finite": "#8a44c8",
+    "failed": "#7a1f3d",
+    "stopped": "#7d8590",
+    "running": "#1f9e89",
+    "waiting": "#b4bac2",
+}
+OTHER_COLOUR = "#4a5568"  # of trials that ended in another way
+
+FigureJson = dict[str, Any]  # "data" and "layout" of a plotly figure
+
+_GRID = "rgba(128, 128, 128, 0.25)"
+_TRANSPARENT = "rgba(0, 0, 0, 0)"
+
+
+def make_figures(
+    study: optuna.Study, records: Sequence[TrialRecord], best: TrialRecord | None
+) -> dict[str, FigureJson | str]:
+    """Return the figures by name, or a sentence in place of a figure that cannot be drawn yet.
+
+    Args:
+        study: Study with one objective.
+        records: Its trials, by number.
+        best: The best of them.
+    """
+    scored = [record for record in records if record.score is not None]
+    searched = {name for record in scored for name in record.params}
+    ends = {record.number: record.end for record in records}
+    no_score = None if scored else "No trial has a score yet."
+    no_param = no_score or (None if searched else "Nothing was searched: the trials have no parameters.")
+    reported = [trial for trial in study.get_trials(deepcopy=False) if trial.intermediate_values]
+    return {
+        "history": no_score or _history(study, ends),
+        "epochs": _epochs(study, ends, best) if reported else "No trial has reported the score of an epoch yet.",
+        "importances": no_param or _importances_problem(scored) or _importances(study, len(searched)),
+        "parallel": no_param or _parallel(study, sorted(searched)),
+        "timeline": _timeline(study, ends) if any(record.started for record in records) else "No trial has begun yet.",
+    }
+
+
+def make_slices(study: optuna.Study, records: Sequence[TrialRecord]) -> dict[str, FigureJson]:
+    """Return a figure of the score over the values of every parameter."""
+    searched = sorted({name for record in records if record.score is not None for name in record.params})
+    ends = {record.number: record.end for record in records}
+    short = short_names(searched)
+    return {name: _slice(study, name, short[name], ends) for name in searched}
+
+
+def colour(end: str) -> str:
+    """Return the colour of trials with this end."""
+    return COLOURS.get(end, OTHER_COLOUR)
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Return for every dotted name its shortest end that no other name has and that begins with a letter."""
+    return {name: _short_name(name, names) for name in names}
+
+
+def _short_name(name: str, names: Sequence[str]) -> str:
+    parts = name.split(".")
+    for start in range(len(parts) - 1, 0, -1):
+        end = ".".join(parts[start:])
+        if end[:1].isalpha() and sum(f".{other}".endswith(f".{end}") for other in names) == 1:
+            return end
+    return name
+
+
+def _importances_problem(scored: Sequence[TrialRecord]) -> str | None:
+    """Return why the importances of the parameters cannot be computed, or None."""
+    if len({record.score for record in scored}) < 2:
+        return "Importances compare scores, and all trials so far have the same one."
+    names = {name for record in scored for name in record.params}
+    if all(len({record.params.get(name) for record in scored}) == 1 for name in names):
+        return "Importances compare values, and all trials so far have the same ones."
+    return None
+
+
+def _history(study: optuna.Study, ends: Mapping[int, str]) -> FigureJson:
+    figure = visualization.plot_optimization_history(study)
+    points, best = figure.data[0], figure.data[1]
+    points.marker = {"color": [colour(ends[number]) for number in points.x], "size": 8}
+    points.text = [ends[number] for number in points.x]
+    points.hovertemplate = "trial %{x}: %{y:.4g}, %{text}<extra></extra>"
+    best.line = {"color": "#555", "width": 1.5, "shape": "hv"}
+    best.hovertemplate = "best so far: %{y:.4g}<extra></extra>"
+    return _to_json(figure, 340, "trial", "score")
+
+
+def _epochs(study: optuna.Study, ends: Mapping[int, str], best: TrialRecord | None) -> FigureJson:
+    figure = visualization.plot_intermediate_values(study)
+    for trace in figure.data:
+        number = int(trace.name.removeprefix("Trial"))
+        is_best = best is not None and number == best.number
+        trace.mode, trace.opacity = "lines+markers", 1.0 if is_best else 0.4
+        trace.line = {"color": colour(ends[number]), "width": 4 if is_best else 1.2}
+        trace.marker = {"color": colour(ends[number]), "size": 4}
+        trace.hovertemplate = f"trial {number}, epoch %{{x}}: %{{y:.4g}}<extra></extra>"
+    return _to_json(figure, 340, "epoch", "score so far")
+
+
+def _importances(study: optuna.Study, bars: int) -> FigureJson:
+    figure = visualization.plot_param_importances(study)
+    figure.update_traces(marker={"color": COLOURS["finished"]}, hovertemplate="%{y}: %{x:.3f}<extra></extra>")
+    return _to_json(figure, 90 + 26 * bars, "share of the importance", None)
+
+
+def _slice(study: optuna.Study, name: str, title: str, ends: Mapping[int, str]) -> FigureJson:
+    figure = visualization.plot_slice(study, [name])
+    for trace in figure.data:
+        numbers = trace.marker.color  # Optuna colours by the number of the trial
+        trace.text = [f"trial {number}, {ends[number]}" for number in numbers]
+        trace.marker = {"color": [colour(ends[number]) for number in numbers], "size": 7, "opacity": 0.8}
+        trace.hovertemplate = "%{x}: %{y:.4g}, %{text}<extra></extra>"
+    if figure.layout.xaxis.type == "log":
+        values = [value for trace in figure.data for value in trace.x]
+        figure.update_xaxes(dtick=1 if max(values) >= 100 * min(values) else "D2")  # decades, or 1, 2 and 5
+    return _to_json(figure, 230, title, None)
+
+
+def _parallel(study: optuna.Study, names: Sequence[str]) -> FigureJson:
+    figure = visualization.plot_parallel_coordinate(study, target_name="score")
+    short = short_names(names)
+    axes = figure.layout.xaxis.ticktext
+    figure.update_xaxes(ticktext=[axes[0], *(short[name] for name in names)], tickangle=-35)
+    return _to_json(figure, 460, None, None)
+
+
+def _timeline(study: optuna.Study, ends: Mapping[int, str]) -> FigureJson:
+    figure = visualization.plot_timeline(study)
+    for trace in figure.data:
+        trace.text = [f"trial {number}, {ends[number]}" for number in trace.y]
+        trace.marker = {"color": [colour(ends[number]) for number in trace.y]}
+        trace.hovertemplate = "%{text}<extra></extra>"
+    timeline = _to_json(figure, min(700, 140 + 9 * len(ends)), None, "trial")
+    timeline["layout"]["yaxis"]["autorange"] = "reversed"
+    return timeline
+
+
+def _to_json(figure: Figure, height: int, x: str | None, y: str | None) -> FigureJson:
+    """Return a figure without a title and a background of its own, so that it suits the page in light and dark."""
+    figure.update_layout(
+        template="none",
+        title=None,
+        width=None,
+        height=height,
+        showlegend=False,
+        paper_bgcolor=_TRANSPARENT,
+        plot_bgcolor=_TRANSPARENT,
+        margin={"l": 56, "r": 36, "t": 16, "b": 48},
+        font={"family": "system-ui, sans-serif", "size": 12, "color": "#333"},
+    )
+    look = {"automargin": True, "gridcolor": _GRID, "zerolinecolor": _GRID, "exponentformat": "e"}
+    figure.update_xaxes(title={"text": x, "font": {"size": 13}}, **look)
+    figure.update_yaxes(title={"text": y, "font": {"size": 13}}, **look)
+    return json.loads(figure.to_json())

@@ -1,0 +1,258 @@
+"""Session of a sweep: one process among those that run the trials of a study, from its first trial to the results."""
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Collection
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+
+import optuna
+from omegaconf import DictConfig
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+
+from app.core.atomic_files import process_exists
+from app.core.console import print_line
+from app.core.errors import UserError
+from app.runs.lock import Lock, in_use, wait_until_free
+from app.sweep.report.writer import write_results
+from app.sweep.study_folder import StudyFolder
+from app.sweep.study_store import FOLDER, JOB, LAUNCH, StudyStore
+
+_UNASSIGNED_LIMIT_S = 600.0  # after which the launch of a trial that names none was killed while it asked for the trial
+_SAVE_TIMEOUT_S = 60.0  # for the jobs of a killed launch to notice that and to save
+
+
+class StudyComplete(Exception):
+    """Raised when other launches have finished, or are running, as many trials as the study is to have."""
+
+
+class Launch:
+    """One process that runs trials of a study, alone or beside others.
+
+    While it is alive it holds a lock in ``launches/`` of the study folder. Its trials carry its identifier, so that
+    every process can tell a running trial from one that was left behind.
+
+    Args:
+        folder: Folder ``launches/`` of the study.
+        store: The study in its storage.
+        n_trials: Finished trials that the whole study is to have.
+        batch_size: Trials that the sweeper asks for before the first of them starts.
+        remaining: Trials that this launch may run at most.
+
+    Attributes:
+        id: Identifier: host, process and time.
+        batch_size: See ``Args``.
+        remaining: Trials that this launch may still ask for.
+    """
+
+    current: "Launch | None" = None  # the launch of this process; the Optuna sweeper takes a function, not an object
+
+    def __init__(self, folder: Path, store: StudyStore, n_trials: int, batch_size: int, remaining: int):
+        self.id = f"{platform.node()}-{os.getpid()}-{datetime.now(timezone.utc):%Y%m%dT%H%M%S%f}"
+        self.batch_size, self.remaining = batch_size, remaining
+        self._store, self._n_trials = store, n_trials
+        self._path = folder / self.id
+        self._lock = Lock(self._path, "launch")
+        self._batch: list[int] = []
+        self._jobs = 0
+
+    def start(self) -> None:
+        """Become the launch of this process, to which ``assign_trial`` assigns trials.
+
+        Raises:
+            UserError: The study folder cannot be written.
+        """
+        self._lock.acquire()
+        Launch.current = self
+
+    def end(self) -> None:
+        """Give up the place among the launches; safe to call twice."""
+        self._lock.release()
+        shutil.rmtree(self._path, ignore_errors=True)
+        Launch.current = None
+
+    def assign_trial(self, trial: optuna.Trial) -> None:
+        """Mark a trial as one of this launch and give it a run folder, unless it continues in that of another trial.
+
+        Raises:
+            StudyComplete: Other launches took all that was left. The batch waits for a launch that wants more trials.
+        """
+        trial.set_user_attr(LAUNCH, self.id)
+        trial.set_user_attr(JOB, self._jobs)  # the number that Hydra gives to the job of the trial
+        if FOLDER not in trial.user_attrs:
+            trial.set_user_attr(FOLDER, f"{trial.number:05d}")
+        self._jobs += 1
+        self._batch.append(trial.number)
+        if len(self._batch) < min(self.batch_size, self.remaining):
+            return
+        if self._is_surplus(trial.study, min(self._batch)):
+            self._store.release(self._batch)
+            raise StudyComplete
+        self.remaining -= len(self._batch)
+        self._batch = []
+
+    def _is_surplus(self, study: optuna.Study, number: int) -> bool:
+        """Return whether the trials before a number are enough; of two launches, never do both give up the last one."""
+        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
+        return sum(trial.number < number for trial in trials) >= self._n_trials
+
+
+def assign_trial(config: DictConfig, trial: optuna.Trial) -> None:
+    """Assign a trial that the sweeper has asked for to the launch of this process.
+
+    The Optuna sweeper calls it for every trial, as ``hydra.sweeper.custom_search_space``.
+    """
+    assert Launch.current is not None, "the sweep starts the launch before it asks for trials"
+    Launch.current.assign_trial(trial)
+
+
+def may_be_alive(folder: Path, launch: str) -> bool:
+    """Return whether a launch is alive; a launch on another machine is assumed to be.
+
+    Args:
+        folder: Folder ``launches/`` of the study.
+        launch: Identifier of the launch.
+    """
+    if (folder / launch).is_dir():
+        return in_use(folder / launch)
+    host, pid, _ = launch.rsplit("-", 2)
+    return host != platform.node() or process_exists(int(pid))  # its study folder may lie elsewhere on this machine
+
+
+def launch_parent(launch: str) -> int | None:
+    """Return the process id of a launch if it is the parent of this process, or None: a cluster looks after its jobs.
+
+    Args:
+        launch: Identifier of the launch.
+    """
+    host, pid, _ = launch.rsplit("-", 2)
+    return os.getppid() if host == platform.node() and int(pid) == os.getppid() else None
+
+
+def has_lost_its_launch(folder: Path, trial: FrozenTrial) -> bool:
+    """Return whether the launch of a trial that is recorded as running is gone.
+
+    Args:
+        folder: Folder ``launches/`` of the study.
+        trial: The trial.
+    """
+    if LAUNCH in trial.user_attrs:
+        return not may_be_alive(folder, trial.user_attrs[LAUNCH])
+    return (datetime.now() - trial.datetime_start).total_seconds() > _UNASSIGNED_LIMIT_S
+
+
+def living_launches(folder: Path, keep: Collection[str]) -> list[str]:
+    """Return the launches of this machine that are alive, and remove what dead ones left.
+
+    The caller holds the lock of the study, so that no launch starts meanwhile.
+
+    Args:
+        folder: Folder ``launches/`` of the study.
+        keep: Launches whose folder stays even if they are dead, because running trials refer to it.
+    """
+    found = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if in_use(path):
+            found.append(path.name)
+        elif path.name not in keep:
+            shutil.rmtree(path, ignore_errors=True)
+    return found
+
+
+class SweepSession:
+    """The part that this process has in a study; a context manager that ends the launch and writes the results.
+
+    Args:
+        folder: Folder of the study.
+        store: The study in its storage.
+        console: Console for messages.
+
+    Attributes:
+        launch: Launch of this process; None before ``start`` and after ``end``.
+    """
+
+    def __init__(self, folder: StudyFolder, store: StudyStore, console: Console):
+        self.folder, self.store, self.console = folder, store, console
+        self.launch: Launch | None = None
+
+    def recover(self, n_trials: int) -> int:
+        """Requeue the trials of launches that were killed, print the state of the study, and return what is left.
+
+        The caller holds the lock of the study, so that no other launch does the same meanwhile.
+
+        Args:
+            n_trials: Finished trials that the study is to have.
+
+        Returns:
+            Number of trials that are neither finished nor running.
+        """
+        requeued = self.store.requeue_orphans(self._is_orphan)
+        others = len(living_launches(self.folder.launches, self.store.running_launches()))
+        finished, running = (len(self.store.trials(state)) for state in (TrialState.COMPLETE, TrialState.RUNNING))
+        remaining = max(0, n_trials - finished - running)
+        beside = f" · running elsewhere: {running} · other launches here: {others}" if running or others else ""
+        self._print(f"study {self.folder.path} · finished trials: {finished} of {n_trials}{beside}", "green")
+        self._print(f"storage {self.store.absolute_url}")
+        self._print(f"look at it with: optuna-dashboard {self.store.absolute_url}")
+        if requeued:
+            self._print(f"trials that were stopped and continue first: {len(requeued)}", "yellow")
+        if not remaining:
+            more = n_trials + max(10, n_trials // 2)
+            self._print(f"nothing is left to do. hydra.sweeper.n_trials={more} continues the study", "green")
+        return remaining
+
+    def start(self, launch: Launch) -> None:
+        """Become one of the launches of the study."""
+        launch.start()
+        self.launch = launch
+
+    def end(self) -> None:
+        """Leave no trial of this launch running, end the launch, and write the results; safe to call twice."""
+        if self.launch is None:
+            return
+        launch, self.launch = self.launch, None
+        try:
+            requeued = self.store.requeue_orphans(partial(_belongs_to, launch.id))
+        finally:
+            launch.end()
+        if requeued:
+            self._print(f"stopped trials, which the same command continues first: {len(requeued)}", "yellow")
+        self.write_results()
+
+    def __enter__(self) -> "SweepSession":
+        """Return the session."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the session; a problem with the results is printed and does not hide how the sweep has ended."""
+        try:
+            self.end()
+        except (UserError, OSError) as error:
+            print(f"the results cannot be written: {error}", file=sys.stderr)
+
+    def write_results(self) -> None:
+        """Write the results and print where they are."""
+        study = self.store.load()
+        if study is not None:
+            write_results(self.folder, study).print(self.console)
+
+    def every_trial_failed(self) -> bool:
+        """Return whether no trial of the study is complete, and none of this launch is running any more."""
+        trials = self.store.trials(TrialState.COMPLETE, TrialState.RUNNING)
+        return not any(trial.state is TrialState.COMPLETE or _belongs_to(self.launch.id, trial) for trial in trials)
+
+    def _is_orphan(self, trial: FrozenTrial) -> bool:
+        """Return whether no process runs a trial: its launch is gone, and so is a job that outlived the launch."""
+        run = self.folder.trials / trial.user_attrs.get(FOLDER, "")
+        return has_lost_its_launch(self.folder.launches, trial) and wait_until_free(run, _SAVE_TIMEOUT_S)
+
+    def _print(self, text: str, style: str = "") -> None:
+        print_line(self.console, text, style)
+
+
+def _belongs_to(launch: str, trial: FrozenTrial) -> bool:
+    return trial.user_attrs.get(LAUNCH) == launch

@@ -1,0 +1,118 @@
+"""Study folder: paths, ownership, and the search for an existing study by its name."""
+
+from pathlib import Path
+
+import optuna
+
+from app.config.multirun import TRIALS
+from app.config.schema import Config
+from app.core.atomic_files import write_json
+from app.core.errors import UserError
+from app.runs.config_file import write_config
+from app.runs.fingerprint import FlatDict, read_fingerprint
+from app.runs.lock import Lock
+from app.runs.manifest import MANIFEST_NAME, Manifest, acquire_folder
+from app.sweep.study_fingerprint import HINT, merged_fingerprint, recorded_study_fingerprint, require_same_study
+from app.sweep.study_store import StudyStore
+
+_LOCK_TIMEOUT_S = 60.0  # for another launch that starts or ends
+
+
+class StudyFolder:
+    """Paths below ``sweeps_dir/study_name``.
+
+    Args:
+        base: Folder of all studies, ``sweeps_dir``.
+        name: Name of the study.
+    """
+
+    def __init__(self, base: Path, name: str):
+        self.base, self.path = base, base / name
+        self.database = self.path / "study.db"
+        self.fingerprint, self.config = self.path / "fingerprint.json", self.path / "config.yaml"
+        self.trials, self.launches = self.path / TRIALS, self.path / "launches"
+        self._lock = Lock(self.path, "study", wait_s=_LOCK_TIMEOUT_S)
+
+    def open(self) -> None:
+        """Make the folder or take the existing one, and own it until ``close``, or until the process ends.
+
+        Several launches may share a study; only their starts exclude each other.
+
+        Raises:
+            UserError: The folder cannot be made, belongs to a running process, or was not made by this program.
+        """
+        acquire_folder(self._lock, "hydra.sweeper.study_name")
+
+    def close(self) -> None:
+        """Give the folder up; safe to call twice."""
+        self._lock.release()
+
+    def register(self, current: FlatDict, recorded: FlatDict | None, config: Config) -> None:
+        """Check the fingerprint of the folder, and record it with the files that this sweep is going to create.
+
+        Args:
+            current: Fingerprint of this sweep.
+            recorded: Fingerprint of the study in its storage; None for a study that does not exist yet.
+            config: Configuration before anything is searched.
+
+        Raises:
+            UserError: The study in the folder was made under another fingerprint.
+        """
+        if self.database.exists() and self.fingerprint.is_file():
+            recorded = recorded_study_fingerprint(read_fingerprint(self.fingerprint, HINT))
+            require_same_study(f"the study in {self.path}", recorded, current)
+        # SQLite keeps these beside its file while it writes.
+        temporary = [self.database.with_name(self.database.name + end) for end in ("-journal", "-wal", "-shm")]
+        Manifest.open(self.path).add("study", self.database, *temporary)
+        write_json(self.fingerprint, merged_fingerprint(recorded, current))
+        if recorded is None or not self.config.is_file():  # later launches may fix what the first one searched
+            write_config(self.config, config)
+
+    def require_no_launch(self) -> None:
+        """Raise if a launch of the study is alive.
+
+        Raises:
+            UserError: One is alive.
+        """
+        for launch in sorted(self.launches.iterdir()) if self.launches.is_dir() else []:
+            with Lock(launch, "study"):
+                pass
+
+    def holds(self, file: Path | None) -> bool:
+        """Return whether the file of a storage is the study's own."""
+        return file is not None and file.resolve() == self.database.resolve()
+
+    def trial_runs(self) -> list[Path]:
+        """Return the run folders of the trials; links are left out."""
+        entries = sorted(self.trials.iterdir()) if self.trials.is_dir() else []
+        return [entry for entry in entries if not entry.is_symlink() and (entry / MANIFEST_NAME).is_file()]
+
+
+def find_study(sweeps_dir: Path, name: str, storage: str | None) -> tuple[StudyFolder, optuna.Study]:
+    """Return the folder of an existing study and the study in its storage; nothing is made or changed.
+
+    Args:
+        sweeps_dir: Folder of all studies.
+        name: Name of the study and of its folder.
+        storage: URL of the storage; None: ``study.db`` in the folder of the study.
+
+    Raises:
+        UserError: There is no such study, this program did not make it, or the storage cannot be used.
+    """
+    folder = StudyFolder(sweeps_dir, name)
+    store = StudyStore(f"sqlite:///{folder.database}" if storage is None else storage, name)
+    study = store.load()
+    if study is None and storage is None:
+        raise UserError(f"study = {name}: {folder.database} does not hold it. {_existing_studies(sweeps_dir)}")
+    if study is None:
+        raise UserError(f"study = {name}: is not in storage = {store.shown_url}. Check both.")
+    if not store.is_ours(study):
+        raise UserError(f"study = {name}: {store} was not made by this program. Name one that is a sweep of it.")
+    return folder, study
+
+
+def _existing_studies(sweeps_dir: Path) -> str:
+    names = sorted(database.parent.name for database in sweeps_dir.glob("*/study.db"))
+    if names:
+        return f"Below sweeps_dir = {sweeps_dir} there are: {', '.join(names)}."
+    return f"There is no study below sweeps_dir = {sweeps_dir}. Set sweeps_dir, or storage if it is kept elsewhere."

@@ -1,0 +1,243 @@
+"""Start of a sweep: checks its settings, clears or continues the study, and makes this process one of its launches."""
+
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+
+import optuna
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+
+# The module is private, but only this function reads a search space as the Optuna sweeper does.
+from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
+from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf.errors import OmegaConfBaseException
+from optuna.distributions import BaseDistribution
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+from rich.filesize import decimal
+
+from app.config.describe import allowed
+from app.config.load import load
+from app.config.multirun import count_parallel_jobs
+from app.config.schema import Config
+from app.config.types import StudyName
+from app.core.console import make_console, print_line
+from app.core.errors import UserError
+from app.envs.env_factory import make_spec
+from app.replay.memory_check import USABLE_SHARE, estimate_memory
+from app.runs.fingerprint import FlatDict
+from app.sweep.restart_study import StudyRestart
+from app.sweep.session import Launch, SweepSession
+from app.sweep.study_fingerprint import HINT, study_fingerprint
+from app.sweep.study_folder import StudyFolder
+from app.sweep.study_store import StudyStore
+
+_PROCESS_BYTES = 900 * 2**20  # of a job beside its replay: interpreter, libraries, networks, a batch
+
+
+def start_session(cfg: DictConfig) -> SweepSession | None:
+    """Check the settings of a sweep, make its study ready, and start a launch of it.
+
+    Args:
+        cfg: Whole configuration before anything is searched, with the node ``hydra``; the number of jobs, the folder
+            and the launch are written into it for the jobs.
+
+    Returns:
+        The session, with its launch started; None after a dry run of a restart, or if no trial is left to run.
+
+    Raises:
+        UserError: The sweep cannot start; the message says what to do.
+    """
+    try:
+        return _start_session(cfg)
+    except OmegaConfBaseException as error:
+        raise UserError(str(error)) from None
+
+
+def _start_session(cfg: DictConfig) -> SweepSession | None:
+    sweeper, console = cfg.hydra.sweeper, make_console()
+    _require_local_role(cfg.role)
+    config = load(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+    folder = StudyFolder(Path(config.sweeps_dir), _study_name(cfg))
+    _check_folder(cfg, folder)
+    store, directions = _open_store(sweeper.storage, folder), _directions(sweeper)
+    _check_counts(sweeper)
+    restart = None
+    if config.restart is not None:
+        restart = StudyRestart(folder, None if folder.holds(store.file) else store, config.restart, console)
+        if config.restart.dry_run:
+            restart.preview()
+            return None
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would report every study that it makes
+    fingerprint, space = study_fingerprint(config, searched_keys(cfg.hydra), directions), _search_space(cfg.hydra)
+    folder.open()
+    try:
+        if restart is not None:
+            folder.require_no_launch()
+            restart.apply()
+        session = SweepSession(folder, store, console)
+        recorded = _require_comparable(store, fingerprint, space)
+        folder.register(fingerprint, recorded, config)
+        store.create(fingerprint, directions)
+        remaining = session.recover(sweeper.n_trials)
+        if remaining:
+            batch_size = min(remaining, _batch_size(cfg.hydra, config, console))
+            session.start(Launch(folder.launches, store, sweeper.n_trials, batch_size, remaining))
+            _configure_jobs(cfg, session)
+    finally:
+        folder.close()
+    if not remaining:
+        session.write_results()
+        return None
+    return session
+
+
+def _require_comparable(
+    store: StudyStore, fingerprint: FlatDict, space: Mapping[str, BaseDistribution]
+) -> FlatDict | None:
+    """Return the recorded fingerprint of a study whose trials are comparable with those of this sweep.
+
+    Raises:
+        UserError: The study was made under another fingerprint, or for an incompatible search space.
+    """
+    recorded = store.require_same_fingerprint(fingerprint)
+    if (name := store.incompatible_parameter(space)) is not None:
+        raise UserError(
+            f"{store}: earlier trials searched {name} in another way, and Optuna allows no other choices or scale for "
+            f"it. Set hydra.sweeper.params as it was. {HINT}"
+        )
+    return recorded
+
+
+def _require_local_role(role: object) -> None:
+    """Refuse another role before the other checks, which would ask for what that role needs."""
+    if role != "local":
+        raise UserError(f"role = {role}: the trials of a search train in one process each. Use role=local.")
+
+
+def _overrides(hydra: DictConfig) -> list[str]:
+    """Return the overrides of every trial, searched or fixed; a later one replaces an earlier one of the same key."""
+    params = hydra.sweeper.params or {}
+    return [*(f"{key}={value}" for key, value in params.items()), *hydra.overrides.task]
+
+
+def searched_keys(hydra: DictConfig) -> set[str]:
+    """Return the keys and groups whose values the sweeper chooses; the command line may fix one again."""
+    overrides = OverridesParser.create().parse_overrides(_overrides(hydra))
+    last = {override.get_key_element().lstrip("+~"): override.is_sweep_override() for override in overrides}
+    return {key for key, is_searched in last.items() if is_searched}
+
+
+def _search_space(hydra: DictConfig) -> Mapping[str, BaseDistribution]:
+    """Return the distribution of every searched parameter.
+
+    Raises:
+        UserError: The Optuna sweeper cannot search one of them.
+    """
+    try:
+        space, fixed, _ = create_params_from_overrides(_overrides(hydra))
+    except (ValueError, NotImplementedError, AssertionError) as error:
+        reason = f" ({error})" if str(error) else ""
+        raise UserError(
+            f"hydra.sweeper.params: Optuna cannot search one of the values here or on the command line{reason}. "
+            "Write choice(...), range(...) or interval(...)."
+        ) from None
+    return {name: distribution for name, distribution in space.items() if name not in fixed}
+
+
+def _study_name(cfg: DictConfig) -> str:
+    """Return the name of the study, its folder and its configuration group: ``+<study>=best`` trains the best trial."""
+    name = cfg.hydra.sweeper.study_name
+    try:
+        TypeAdapter(StudyName).validate_python(name)
+    except ValidationError:
+        shown = "null" if name is None else name
+        raise UserError(f"hydra.sweeper.study_name = {shown}: must have {allowed(StudyName)}.") from None
+    if name in cfg:
+        raise UserError(f"hydra.sweeper.study_name = {name}: is a section of the configuration. Choose another name.")
+    return name
+
+
+def _check_folder(cfg: DictConfig, folder: StudyFolder) -> None:
+    if Path(cfg.hydra.sweep.dir) != folder.path:
+        raise UserError(
+            f"hydra.sweep.dir = {cfg.hydra.sweep.dir}: the folder of a study is sweeps_dir/study_name. "
+            "Set sweeps_dir and hydra.sweeper.study_name instead."
+        )
+
+
+def _open_store(url: object, folder: StudyFolder) -> StudyStore:
+    if not isinstance(url, str):
+        shown = "null" if url is None else url
+        raise UserError(
+            f"hydra.sweeper.storage = {shown}: must be the address of a storage, such as sqlite:///{folder.database}: "
+            "without one nothing outlives the sweep. Leave it out for the study's own file."
+        )
+    store = StudyStore(url, folder.path.name)
+    if not store.is_persistent:
+        raise UserError(f"hydra.sweeper.storage = {url}: nothing outlives the sweep there. Leave it out.")
+    if url.endswith(f"{folder.path}/{folder.database.name}") and not folder.holds(store.file):
+        raise UserError(
+            f"sweeps_dir = {folder.base}: the address of an SQLite file cannot hold its '?' or '%'. Use another folder."
+        )
+    return store
+
+
+def _check_counts(sweeper: DictConfig) -> None:
+    for key, least in (("n_trials", 0), ("n_jobs", 1)):
+        if not isinstance(sweeper[key], int) or sweeper[key] < least:
+            raise UserError(f"hydra.sweeper.{key} = {sweeper[key]}: must be an integer at least {least}.")
+    if not isinstance(rate := sweeper.max_failure_rate, (int, float)) or not 0 <= rate <= 1:
+        raise UserError(f"hydra.sweeper.max_failure_rate = {rate}: must be a number at least 0 and at most 1.")
+
+
+def _directions(sweeper: DictConfig) -> list[str]:
+    """Return the directions as names; the sweeper takes one or a list, of names or of members of its enumeration."""
+    given = sweeper.direction if OmegaConf.is_list(sweeper.direction) else [sweeper.direction]
+    names = [direction.name if isinstance(direction, Enum) else direction for direction in given]
+    if wrong := [name for name in names if name not in ("minimize", "maximize")]:
+        raise UserError(f"hydra.sweeper.direction = {wrong[0]}: must be minimize or maximize.")
+    if len(names) != 1:
+        raise UserError(f"hydra.sweeper.direction = {names}: a run has one objective. Use maximize.")
+    return names
+
+
+def _batch_size(hydra: DictConfig, config: Config, console: Console) -> int:
+    """Return how many trials are asked for at once: as many as the launcher runs, and no more than memory allows."""
+    if OmegaConf.select(hydra.launcher, "n_jobs") is None:
+        return hydra.sweeper.n_jobs  # one after the other, or on other machines
+    wanted = count_parallel_jobs(hydra.launcher)
+    needed = estimate_memory(make_spec(config.env), config.replay.capacity)
+    bytes_per_job = needed.total_bytes + _PROCESS_BYTES
+    fitting = max(1, int(needed.available_bytes * USABLE_SHARE) // bytes_per_job)
+    if fitting < wanted:
+        print_line(
+            console,
+            f"{fitting} jobs at once in place of {wanted}: each may need {decimal(bytes_per_job)}, and "
+            f"{decimal(needed.available_bytes)} are free. A smaller replay.capacity lets more of them in.",
+            "yellow",
+        )
+    return min(wanted, fitting)
+
+
+def _configure_jobs(cfg: DictConfig, session: SweepSession) -> None:
+    """Write into the configuration what the jobs must know: the study folder, their launch, and how many there are.
+
+    Hydra composes the configuration of each job anew from the overrides. There the name of the study could depend on
+    what is searched, and a launcher or sweeper that differs from the one of the launch is refused.
+    """
+    hydra, launch = cfg.hydra, session.launch
+    values: dict[str, str | int] = {"hydra.sweeper.launch": launch.id}
+    if OmegaConf.select(hydra.launcher, "n_jobs") is not None:
+        values["hydra.launcher.n_jobs"] = launch.batch_size
+    with read_write(hydra), read_write(hydra.sweeper), read_write(hydra.launcher), read_write(hydra.overrides.hydra):
+        for key, value in values.items():
+            OmegaConf.update(cfg, key, value)
+        overrides = values | {"hydra.sweep.dir": str(session.folder.path)}
+        hydra.overrides.hydra.extend([f"{key}={_quoted(value)}" for key, value in overrides.items()])
+
+
+def _quoted(value: str | int) -> str:
+    return QuotedString(value, Quote.single).with_quotes() if isinstance(value, str) else str(value)

@@ -1,0 +1,167 @@
+"""Starting point of a run: its checkpoints, the weights of another run, or nothing."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from torch import Tensor
+
+from app.config.schema import Config
+from app.core.console import print_line
+from app.core.errors import UserError
+from app.replay.buffer import ReplayMemory
+from app.runs.checkpoint import Candidate, State
+from app.runs.fingerprint import changed_settings, fingerprint, flatten, require_same_fingerprint, require_same_keys
+from app.runs.run_folder import RunFolder, load_weights
+
+_EPOCH_LENGTH = "training.updates_per_epoch"
+_HINT = "Add +restart=clean to remove it, or choose another run_name."
+_EPOCH_LENGTH_HINT = (
+    "The length of an epoch cannot change while a run continues: restore the recorded value (training.epochs may "
+    "grow), choose another run_name, or add +restart=clean."
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Checkpoints and weights that a run can start from; they have been read, and nothing has been changed yet.
+
+    Attributes:
+        candidates: Checkpoints to resume from, newest first; without any, a new run starts.
+        weights: Initial weights of the networks, from ``training.init_from``; None for random ones.
+        policy: Description of these weights.
+    """
+
+    candidates: tuple[Candidate, ...]
+    weights: Mapping[str, Tensor] | None = None
+    policy: str = ""
+
+    @property
+    def newest_state(self) -> State | None:
+        """State of the newest checkpoint that could be read."""
+        states = [candidate.state for candidate in self.candidates if candidate.state is not None]
+        return states[0] if states else None
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads recorded in the newest checkpoint that could be read; None if there are none."""
+        return None if self.newest_state is None else self.newest_state.get("threads")
+
+
+def find_source(config: Config, folder: RunFolder, replay_files: Sequence[Path]) -> Source:
+    """Read what the run would start from and refuse what does not match, before anything is removed or written.
+
+    Args:
+        config: Configuration of this start.
+        folder: Folder of the run.
+        replay_files: Files of the replay.
+
+    Raises:
+        UserError: Something that would stay was made under another fingerprint or epoch length, or there are no
+            weights at ``training.init_from``.
+    """
+    cleared: Collection[str] = config.restart.targets if config.restart else ()
+    folder.check_fingerprints(config, replay_files, cleared)
+    candidates = () if "checkpoints" in cleared else tuple(folder.checkpoints.candidates())
+    for candidate in candidates:
+        if candidate.state is not None:
+            _check_state(config, folder, candidate.state)
+    init_from = config.training.init_from
+    if init_from is None:
+        return Source(candidates)
+    if not candidates:
+        return _best_policy_of(RunFolder(Path(init_from)), config)
+    source = Source(candidates)
+    if source.newest_state is not None and source.newest_state["config"].get("training.init_from") != init_from:
+        raise UserError(
+            f"training.init_from = {init_from}: {folder.path} has a checkpoint and would continue with its own "
+            "networks. Choose another run_name, or add +restart=clean."
+        )
+    return source
+
+
+def usable_states(
+    source: Source, folder: RunFolder, memory: ReplayMemory, console: Console, replay_cleared: bool
+) -> list[State]:
+    """Return the states of the usable checkpoints; damaged ones are reported and renamed.
+
+    Args:
+        source: The checkpoints.
+        folder: Folder of the run.
+        memory: The replay, which verifies the rows that a checkpoint refers to.
+        console: Console for messages.
+        replay_cleared: Whether the rows were removed on purpose, so that there is nothing to verify.
+
+    Returns:
+        The states, newest first; empty for a new run.
+
+    Raises:
+        UserError: There are checkpoints, and none can be used.
+    """
+    states, damaged, verified = [], [], replay_cleared
+    for candidate in source.candidates:
+        problem = candidate.problem
+        if not problem and not verified and (damage := memory.find_damage(candidate.state["training"]["replay"])):
+            problem = f"{candidate.path}: cannot be used: {damage}"
+        if problem:
+            damaged.append((candidate.path, problem))
+        else:
+            states.append(candidate.state)
+            verified = True  # the rows of the newest one include those of the other
+    if damaged and not states:
+        listed = "\n".join(problem for _, problem in damaged)
+        raise UserError(
+            f"{folder.path}: no checkpoint can be used.\n{listed}\nIf only the replay is damaged, '+restart=clean "
+            "restart.targets=[replay]' continues with the networks and an empty replay. "
+            f"Otherwise start a new run from its best policy: run_name=... training.init_from={folder.path}"
+        )
+    for path, problem in damaged:
+        renamed = folder.checkpoints.mark_damaged(path)
+        print_line(console, f"{problem} It was renamed to {renamed.name}; the other checkpoint is used.", "yellow")
+    return states
+
+
+def report_changes(config: Config, folder: RunFolder, state: State, console: Console) -> None:
+    """Print where the run resumes and which settings have changed since; record both in the folder."""
+    updates = state["training"]["updates"]
+    without_effect = {"agent.alpha"} if config.agent.auto_alpha else set()
+    without_effect |= {"training.start_training"} if updates else set()
+    changed = [
+        f"{line} (without effect from here on)" if line.partition(":")[0] in without_effect else line
+        for line in changed_settings(state["config"], flatten(asdict(config.to_record())))
+    ]
+    print_line(console, f"Resuming {folder.path} after {updates:,} updates ({state['epochs_done']} epochs).", "green")
+    for line in changed:
+        print_line(console, f"changed  {line}", "yellow")
+    record_start(folder, updates, changed, console)
+
+
+def record_start(folder: RunFolder, updates: int, changed: Sequence[str], console: Console) -> None:
+    """Record a start in the folder; a failure to write costs a warning only."""
+    try:
+        folder.append_start(updates, changed)
+    except OSError as error:
+        print_line(console, f"{folder.starts}: cannot be written ({error.strerror}). The training continues.", "yellow")
+
+
+def _best_policy_of(other: RunFolder, config: Config) -> Source:
+    key = f"training.init_from = {other.path}"
+    if not other.best_actor.is_file():
+        raise UserError(
+            f"{key}: there is no run with a best policy ({other.best_actor} is missing). Name a folder below runs/."
+        )
+    hint = "Set these keys as that run had them, or leave training.init_from out."
+    require_same_fingerprint(key, other.best_fingerprint(), fingerprint(config), hint)
+    policy = f"the best policy of {other.path} (return {other.read_best_result()['return_test_det']:.1f})"
+    return Source((), load_weights(other.best_model), policy)
+
+
+def _check_state(config: Config, folder: RunFolder, state: State) -> None:
+    """Raise unless a checkpoint was made under this run's fingerprint, keys and epoch length."""
+    subject = f"a checkpoint in {folder.path}"
+    recorded, current = state["config"], flatten(asdict(config.to_record()))
+    require_same_fingerprint(subject, state["fingerprint"], fingerprint(config), _HINT)
+    require_same_keys(subject, recorded, current, _HINT)
+    lengths = ({_EPOCH_LENGTH: settings[_EPOCH_LENGTH]} for settings in (recorded, current))
+    require_same_fingerprint(subject, *lengths, _EPOCH_LENGTH_HINT)

@@ -1,1 +1,0 @@
-"""Validation: what a search found, trained again on seeds that it did not see, beside the default."""

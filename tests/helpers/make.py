@@ -1,0 +1,55 @@
+"""Configurations from the real YAML files, and agents made from them."""
+
+from pathlib import Path
+
+import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import DictConfig
+
+from app.agents.sac import SACAgent
+from app.config.load import load
+from app.config.schema import Config
+from app.envs.env_factory import make_spec
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+_ADDED = ("restart",)  # groups that are not in the defaults list, so they are added with a plus
+OPTIONS = sorted(
+    f"{'+' if path.parent.name in _ADDED else ''}{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml")
+)
+_REQUIREMENTS = {  # of options that do not fit the defaults
+    "env=gym": ("model=mlp",),
+    "env=trackmania": ("role=all", "workers=1"),
+    "actor=mlp": ("model=droq",),
+    "critic=droq": ("model=droq",),
+    "critic=plain": ("model=shared_backbone",),
+    "sweep=optuna": ("hydra/sweeper=optuna",),
+    "sweep=core": ("hydra/sweeper=optuna",),
+    "sweep=legacy": ("hydra/sweeper=optuna",),
+}
+
+
+def with_requirements(option: str) -> tuple[str, ...]:
+    """Return an option of a group with the overrides that it requires."""
+    return (option, *_REQUIREMENTS.get(option, ()))
+
+
+def raw(*overrides: str, hydra: bool = False) -> DictConfig:
+    """Compose the real configuration with overrides, as the command line does."""
+    with initialize_config_dir(str(CONF)):
+        return hydra_compose("config", list(overrides), return_hydra_config=hydra)
+
+
+def compose(*overrides: str) -> Config:
+    """Compose, validate and freeze the real configuration with overrides."""
+    return load(raw(*overrides))
+
+
+def make_agent(*overrides: str, seed: int = 0) -> SACAgent:
+    """Build an agent from the real configuration; its spec is at ``agent.spec``."""
+    config = compose(*overrides)
+    spec = make_spec(config.env)
+    torch.manual_seed(seed)
+    agent = SACAgent(spec.observation_space(), spec.action_space(), "cpu", config, spec)
+    agent.spec = spec
+    return agent

@@ -1,0 +1,64 @@
+"""Quick real runs that are stopped or killed between two updates."""
+
+from pathlib import Path
+
+import pytest
+
+from app.config.schema import Config
+from app.training import run as run_module
+from app.training import trainer as trainer_module
+from tests.helpers.make import compose
+from tests.helpers.runs import TINY
+
+# Few steps, and so little slack that the files of the replay wrap all the same; checkpoints only where they must be.
+QUICK = (
+    *TINY, "replay.capacity=60", "training.start_training=30", "training.updates_per_epoch=10", "env.max_steps=25",
+    "training.max_training_steps_per_env_step=0.2", "training.checkpoint_interval_s=1000",
+)  # fmt: skip
+PENDULUM = (
+    "model=mlp", "env=gym", "env.id=Pendulum-v1", "env.max_steps=25", "logger=quiet", "threads=1", "replay.capacity=60",
+    "replay.batch_size=8", "training.start_training=30", "training.epochs=3", "training.updates_per_epoch=10",
+    "training.max_training_steps_per_env_step=0.2", "training.update_model_interval=7", "training.eval_episodes=2",
+    "training.eval_episodes_stochastic=1", "training.checkpoint_interval_s=1000", "agent.deterministic_share=0.5",
+)  # fmt: skip
+SLACK = 80  # rows
+
+
+class Killed(BaseException):
+    """Ends a run as SIGKILL does: nothing is saved after it."""
+
+
+def configure(runs_dir: Path, *overrides: str) -> Config:
+    """Compose the configuration of a run named "run"."""
+    return compose(*overrides, f"runs_dir={runs_dir}", "run_name=run")
+
+
+def use_little_slack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the files of the replay wrap after few steps."""
+    monkeypatch.setattr(trainer_module, "slack_rows", lambda _: SLACK)
+
+
+def raise_at_safe_point(monkeypatch: pytest.MonkeyPatch, call: int, error: BaseException) -> None:
+    """Raise an error at the n-th safe point."""
+    original, calls = trainer_module.Trainer._at_safe_point, 0
+
+    def at_safe_point(self, loop):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise error
+        original(self, loop)
+
+    monkeypatch.setattr(trainer_module.Trainer, "_at_safe_point", at_safe_point)
+
+
+def stop_and_resume(monkeypatch: pytest.MonkeyPatch, config: Config, call: int, error: BaseException) -> None:
+    """Stop or kill a run at the n-th safe point, and run the same command again."""
+    with monkeypatch.context() as patch:
+        raise_at_safe_point(patch, call, error)
+        if isinstance(error, Killed):
+            with pytest.raises(Killed):
+                run_module.train(config)
+        else:
+            run_module.train(config)
+    run_module.train(config)

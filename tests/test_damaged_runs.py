@@ -1,0 +1,198 @@
+"""Damaged, foreign and hostile files in a run folder, and records that cannot be written."""
+
+import errno
+import json
+import os
+import pickle
+
+import pytest
+import torch
+
+from app.core.errors import UserError
+from app.runs.checkpoint import Checkpoints, DamagedCheckpoint, read_checkpoint
+from app.training import run as run_module
+from tests.helpers.make import compose
+from tests.helpers.stopped_runs import QUICK, configure, use_little_slack
+
+
+@pytest.fixture(autouse=True)
+def _little_slack(monkeypatch):
+    use_little_slack(monkeypatch)
+
+
+def flip(path, position=-100):
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+class Hostile:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.mark),))
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "empty", "no header"])
+def test_damaged_checkpoint_is_reported_and_the_previous_one_is_used(stopped, capsys, damage):
+    config, folder = stopped
+    last = folder.checkpoints.last
+    if damage == "flip":
+        flip(last)
+    elif damage == "cut":
+        last.write_bytes(last.read_bytes()[:-1000])
+    elif damage == "gone":
+        last.unlink()
+    else:
+        last.write_bytes(b"" if damage == "empty" else b"PK" * 1000)
+    run_module.train(config)
+    out = capsys.readouterr().out
+    assert "Resuming" in out
+    if damage != "gone":
+        assert "last.pt: is" in out and "the other checkpoint is used" in out
+        assert last.with_name("last.pt.damaged").exists()
+    assert json.loads(folder.summary.read_text())["stop_reason"] == "finished"
+
+
+def test_two_damaged_checkpoints_are_refused_with_a_hint(stopped):
+    config, folder = stopped
+    flip(folder.checkpoints.last)
+    flip(folder.checkpoints.previous)
+    with pytest.raises(UserError, match=r"(?s)no checkpoint can be used.*last\.pt.*previous\.pt.*training\.init_from"):
+        run_module.train(config)
+    assert folder.checkpoints.last.exists()  # nothing was thrown away
+
+
+def test_damaged_replay_is_refused_and_can_be_cleared_alone(stopped, capsys):
+    config, folder = stopped
+    for position in range(0, (folder.replay / "rows.bin").stat().st_size, 64):
+        flip(folder.replay / "rows.bin", position)
+    with pytest.raises(UserError, match=r"(?s)rows.*restart\.targets=\[replay\]"):
+        run_module.train(config)
+    before = read_checkpoint(folder.checkpoints.last)
+    cleared = configure(folder.path.parent, *QUICK, "+restart=clean", "restart.targets=[replay]")
+    run_module.train(cleared)
+    assert json.loads(folder.summary.read_text())["stop_reason"] == "finished"
+    after = read_checkpoint(folder.checkpoints.last)
+    assert after["training"]["updates"] == 30 > before["training"]["updates"]
+    new_steps = after["training"]["replay"]["env_steps"] - before["training"]["replay"]["env_steps"]
+    left = 30 - before["training"]["updates"]
+    assert abs(new_steps - (left / 0.2 + 30)) <= 5  # warmed up anew, no burst of updates
+
+
+def test_best_policy_without_metadata_is_refused(stopped, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    config, folder = stopped
+    save_file(load_file(folder.best_actor), folder.best_actor)
+    with pytest.raises(UserError, match=r"actor\.safetensors: has no result"):
+        run_module.train(config)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"stop_reason": "finished", "updates": 30, "objective": 1}'])
+def test_incomplete_summary_is_made_again(tmp_path, text):
+    run_module.train(configure(tmp_path, *QUICK))
+    summary = tmp_path / "run" / "summary.json"
+    summary.write_text(text)
+    run_module.train(configure(tmp_path, *QUICK))
+    assert json.loads(summary.read_text())["run_name"] == "run"
+
+
+@pytest.mark.parametrize("name", ["replay", "config.yaml", "checkpoints"])
+def test_foreign_file_in_the_place_of_a_folder_is_refused(tmp_path, name):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "manifest.json").write_text('{"format": 1, "files": {}}')
+    if name == "config.yaml":
+        (folder / name).mkdir()
+        (folder / name / "x").touch()
+        (folder / "history").touch()
+    else:
+        (folder / name).write_text("a file")
+    with pytest.raises(UserError, match=name if name != "config.yaml" else "run"):
+        run_module.train(configure(tmp_path, *QUICK))
+
+
+def test_foreign_folder_is_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.doc").write_text("mine")
+    with pytest.raises(UserError, match=r"thesis\.doc and no manifest\.json"):
+        run_module.train(configure(tmp_path, *QUICK))
+
+
+@pytest.mark.parametrize("where", ["last", "best", "model", "metrics", "fingerprint", "manifest", "worker", "replay"])
+def test_hostile_pickle_is_never_executed(stopped, tmp_path, monkeypatch, where):
+    config, folder = stopped
+    mark = tmp_path / "executed"
+    evil = pickle.dumps(Hostile(mark))
+    if where == "last":
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "save", lambda _, file: file.write(evil))
+            for _ in range(2):
+                folder.checkpoints.save({})
+    else:
+        path = {
+            "best": folder.best_actor,
+            "model": folder.best_model,
+            "metrics": folder.metrics,
+            "fingerprint": folder.fingerprint,
+            "manifest": folder.path / "manifest.json",
+            "worker": folder.path / "weights" / "worker.tmod",
+            "replay": folder.replay / "rows.bin",
+        }[where]
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(evil)
+    if where == "model":
+        config = compose(*QUICK, f"runs_dir={tmp_path}", "run_name=new", f"training.init_from={folder.path}")
+    if where in ("metrics", "worker"):  # neither is loaded
+        run_module.train(config)
+    else:
+        with pytest.raises((UserError, pickle.UnpicklingError)):
+            run_module.train(config)
+    assert not mark.exists()
+    with pytest.raises(OSError):  # it would have worked
+        pickle.loads(evil)
+        pickle.loads(evil)
+    assert mark.exists()
+
+
+def test_checkpoint_with_an_object_is_refused(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save({"config": compose()})
+    with pytest.raises(DamagedCheckpoint, match="something other than data"):
+        read_checkpoint(checkpoints.last)
+
+
+def test_full_disk_stops_the_run_with_the_checkpoint_intact(stopped, monkeypatch):
+    config, folder = stopped
+    before = read_checkpoint(folder.checkpoints.last)["training"]["updates"]
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match="No space left on device"):
+            run_module.train(config)
+    assert read_checkpoint(folder.checkpoints.last)["training"]["updates"] >= before
+    run_module.train(config)
+    assert json.loads(folder.summary.read_text())["stop_reason"] == "finished"
+
+
+@pytest.mark.parametrize("what", ["curves", "video", "summary"])
+def test_failing_curves_video_or_summary_costs_only_a_warning(tmp_path, monkeypatch, capsys, what):
+    from app.training import finalize as finalize_module
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    name = {"curves": "plot_curves", "video": "record_best_episode", "summary": "write_json"}[what]
+    monkeypatch.setattr(finalize_module, name, full)
+    objective = run_module.train(
+        configure(tmp_path, *QUICK, "logger=default", "logger.progress=none", "logger.tensorboard=false")
+    )
+    assert objective == objective
+    assert "No space left on device" in capsys.readouterr().out

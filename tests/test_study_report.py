@@ -1,0 +1,188 @@
+"""``report.html``: whole, harmless, without need of a network; and the command that writes it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
+
+from app.runs.config_file import write_config
+from app.sweep.report.best_config import train_command
+from app.sweep.report.figures import short_names
+from app.sweep.report.writer import write_results
+from app.sweep.study_folder import StudyFolder
+from app.sweep.study_store import END, EPOCHS, ERROR, FOLDER
+from tests.helpers.html_page import ReportTags, drawn
+from tests.helpers.make import compose
+from tests.helpers.runs import ROOT
+from tests.helpers.studies import (
+    NAME,
+    PARAMS,
+    as_overrides,
+    compose_best,
+    make_study,
+    make_trial,
+    make_trials,
+    write_trial_config,
+)
+
+
+@pytest.fixture
+def folder(tmp_path) -> StudyFolder:
+    return StudyFolder(tmp_path / "sweeps", NAME)
+
+
+def test_page_shows_every_figure_and_the_ten_best(folder):
+    write_config(folder.path / "config.yaml", compose("agent.lr_critic=0.00012"))
+    (folder.trials / "00011").mkdir(parents=True)
+    page = ReportTags(write_results(folder, make_study(*make_trials(12), make_trial(None, error="the disk is full"))))
+    names = ["history", "epochs", "importances", "slice-0", "slice-1", "parallel", "timeline"]
+    assert page.ids() == names
+    assert "1e-05 … 0.001, log scale 0.00012" in page.text  # the space and the default
+    assert "0.99, 0.995, 0.999" in page.text
+    top, wrong = page.text.split("Top 10")[1].split("What went wrong")
+    assert re.findall(r"\b(\d+) \1 finished", top) == [str(number) for number in range(11, 1, -1)]
+    assert "the disk is full" in wrong
+    assert [attrs["href"] for tag, attrs in page.found if tag == "a"] == ["trials/00011/"] * 2
+
+
+def test_figures_are_drawn_from_the_trials(folder):
+    figures = drawn(write_results(folder, make_study(make_trial(None), *make_trials(3))))
+    scores, best = figures["history"]["data"][:2]
+    assert (scores["x"], scores["y"]) == ([1, 2, 3], [0.0, 1.0, 2.0])
+    assert best["y"][1:] == [0.0, 1.0, 2.0]
+    assert figures["slice-0"]["data"][0]["x"] == ["0.99", "0.995", "0.999"]  # choices are categories
+    assert figures["slice-1"]["data"][0]["x"] == pytest.approx([1e-5, 2e-5, 3e-5])
+    assert [trace["name"] for trace in figures["epochs"]["data"]] == ["Trial1", "Trial2", "Trial3"]
+    assert [trace["line"]["width"] for trace in figures["epochs"]["data"]] == [1.2, 1.2, 4]
+    colours = {trace["text"][0]: trace["marker"]["color"][0] for trace in figures["timeline"]["data"]}
+    assert colours["trial 0, failed"] != colours["trial 1, finished"] == scores["marker"]["color"][0]
+
+
+@pytest.mark.parametrize(
+    ("trials", "sentence", "figures"),
+    [
+        ([], "No trial has begun yet.", []),
+        ([create_trial(state=TrialState.WAITING)], "nothing has begun", []),
+        ([make_trial(None), make_trial(None)], "No trial has a score yet.", ["timeline"]),
+        ([make_trial(None, {}, state=TrialState.RUNNING)], "No trial has a parameter", ["timeline"]),
+        ([make_trial(1.0, {})], "the trials have no parameters", ["history", "epochs", "timeline"]),
+        ([make_trial(1.0), make_trial(1.0)], "all trials so far have the same one", None),
+        ([make_trial(1.0, {"agent.gamma": 0.99}), make_trial(2.0, {"agent.gamma": 0.99})], "have the same ones", None),
+        ([make_trial(float("inf"))], "No trial has a score yet.", None),
+    ],
+)
+def test_page_of_a_small_study_says_what_is_missing(folder, trials, sentence, figures):
+    results = write_results(folder, make_study(*trials))
+    page = ReportTags(results)
+    assert sentence in page.text
+    assert figures is None or page.ids() == figures
+    assert set(drawn(results)) == set(page.ids())
+
+
+def test_page_of_one_trial_with_one_parameter_has_its_figures(folder):
+    page = ReportTags(write_results(folder, make_study(make_trial(1.0, {"agent.gamma": 0.99}))))
+    assert page.ids() == ["history", "epochs", "slice-0", "parallel", "timeline"]
+
+
+def test_page_of_a_study_with_several_objectives_has_no_best_trial(folder):
+    study = optuna.create_study(study_name=NAME, directions=["maximize", "minimize"])
+    study.add_trial(create_trial(values=[1.0, 2.0], user_attrs={END: "finished"}))
+    results = write_results(folder, study)
+    assert results.best is None
+    assert "several objectives" in ReportTags(results).text
+
+
+def test_page_of_a_minimised_study_shows_its_lowest_score_as_the_best(folder):
+    results = write_results(folder, make_study(make_trial(3.0), make_trial(2.0), direction="minimize"))
+    assert results.best.number == 1
+    assert "minimises score" in ReportTags(results).text
+
+
+def test_page_needs_nothing_from_outside(folder):
+    page = ReportTags(write_results(folder, make_study(*make_trials(3))))
+    policies = [attrs["content"] for tag, attrs in page.found if attrs.get("http-equiv") == "Content-Security-Policy"]
+    assert policies[0].startswith("default-src 'none';")
+    addresses = [attrs[key] for _, attrs in page.found for key in ("src", "href") if key in attrs]
+    assert addresses == ["data:,"]
+
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\n- evil: 1 ${oc.env:HOME} {{7*7}}"
+
+
+def test_hostile_text_from_the_storage_is_harmless(folder):
+    space = {HOSTILE: FloatDistribution(0.0, 1.0), "choice": CategoricalDistribution((HOSTILE, "b"))}
+    attributes = {END: f"collapsed: {HOSTILE}", FOLDER: f"a {HOSTILE}", EPOCHS: 2, HOSTILE: HOSTILE, "env": HOSTILE}
+    study = optuna.create_study(study_name=HOSTILE, direction="maximize")
+    for score, end in ((1.0, "collapsed"), (2.0, "pruned"), (3.0, HOSTILE)):
+        attributes[END] = f"{end}: {HOSTILE}"
+        params = {HOSTILE: score / 4, "choice": HOSTILE}
+        study.add_trial(create_trial(value=score, params=params, distributions=space, user_attrs=attributes))
+    study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={ERROR: HOSTILE}))
+    write_config(folder.path / "config.yaml", compose())
+    results = write_results(folder, study)
+    assert results.best.number == 2
+
+    tags = [tag for tag, _ in ReportTags(results).found]
+    nonces = [attrs.get("nonce") for tag, attrs in ReportTags(results).found if tag == "script"]
+    assert tags.count("script") == 2 and "img" not in tags
+    assert len(set(nonces)) == 1 and f"script-src 'nonce-{nonces[0]}'" in results.report.read_text()
+    assert not any(name.startswith("on") for _, attrs in ReportTags(results).found for name in attrs)
+    assert set(yaml.safe_load(results.yaml.read_text())) == {"defaults", "run_name"}
+    assert all(line.startswith("#") for line in results.yaml.read_text().splitlines()[:4])
+
+
+def test_names_are_shortened_as_far_as_they_stay_unique():
+    names = ["agent.gamma", "agent.betas_actor.0", "agent.betas_actor.1", "a.dropout", "b.dropout", "norm"]
+    short = ["gamma", "betas_actor.0", "betas_actor.1", "a.dropout", "b.dropout", "norm"]
+    assert list(short_names(names).values()) == short
+
+
+def run_report(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "app/sweep_report.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.fixture
+def kept(folder) -> StudyFolder:
+    """A study that a sweep has left in its folder."""
+    write_trial_config(folder, "00000", *as_overrides(PARAMS))
+    study = optuna.create_study(study_name=NAME, storage=f"sqlite:///{folder.database}", direction="maximize")
+    study.set_user_attr("trackmania_droq.fingerprint", {})
+    study.add_trials([make_trial(1.5, folder="00000"), make_trial(None, error="oh")])
+    return folder
+
+
+def test_command_writes_the_results_again_at_any_time(kept):
+    done = run_report(f"study={NAME}", f"sweeps_dir={kept.base}")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "trials  finished 1, failed 1" in done.stdout
+    assert f"train   {train_command(kept)}" in done.stdout
+    assert "history" in (kept.path / "report.html").read_text()
+    assert compose_best(kept).agent.gamma == PARAMS["agent.gamma"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentences"),
+    [
+        (["study=other"], ["study = other:", NAME]),
+        ([], ["study"]),
+        (["study=../x"], ["study = ../x: must be", "a letter first"]),
+        ([f"study={NAME}", "storage=sqlite:////no/such/folder/study.db"], [f"study = {NAME}: is not in storage"]),
+        ([f"study={NAME}", "storage=nonsense"], ["nonsense: cannot be used"]),
+        ([f"study={NAME}", "storag=x"], ["storag: there is no such key. Did you mean storage?"]),
+    ],
+)
+def test_wrong_command_is_refused_with_advice(kept, words, sentences):
+    done = run_report(f"sweeps_dir={kept.base}", *words)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert all(sentence in done.stderr for sentence in sentences), done.stderr
+    assert not Path(kept.path / "report.html").exists()
