@@ -7,7 +7,7 @@ from dataclasses import asdict
 import pytest
 import yaml
 
-from app.config.renamed_keys import RENAMED_KEYS
+from app.config.renamed_keys import RENAMED_KEYS, current_name
 from app.config.schema import Config
 from app.core.errors import UserError
 from app.runs import fingerprint as fingerprint_module
@@ -224,3 +224,8 @@ def test_current_names_win_over_old_ones():
         "training.rounds": "4",
         "training.steps": 5,
     }
+
+
+def test_factor_of_a_newer_key_keeps_its_name():
+    assert current_name("agent.alpha_floor") == "agent.alpha_min" and current_name("agent.gamma") == "agent.gamma"
+    assert current_name("training.steps") == "training.steps"  # one factor is not the product

@@ -1,5 +1,6 @@
 """``report.html``: whole, harmless, without need of a network; and the command that writes it."""
 
+import os
 import re
 import subprocess
 import sys
@@ -186,3 +187,12 @@ def test_wrong_command_is_refused_with_advice(kept, words, sentences):
     assert "Traceback" not in done.stderr
     assert all(sentence in done.stderr for sentence in sentences), done.stderr
     assert not Path(kept.path / "report.html").exists()
+
+
+def test_figures_write_nothing_into_the_home_folder(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "MPLCONFIGDIR"} | {
+        "HOME": str(tmp_path)
+    }
+    script = "import app.sweep.report.figures"
+    subprocess.run([sys.executable, "-B", "-c", script], cwd=ROOT, env=environment, check=True, capture_output=True)
+    assert not list(tmp_path.iterdir())

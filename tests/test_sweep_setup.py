@@ -223,6 +223,20 @@ def test_wrong_setting_is_refused_before_anything_is_made(start, tmp_path, overr
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and not path.name.startswith(".")]
 
 
+@pytest.mark.parametrize(
+    ("searched", "sentence"),
+    [
+        ("agent.lr_acotr=1,2", "agent.lr_acotr: there is no such key. Did you mean agent.lr_actor"),
+        ("agent.alpha_floor=0.1,0.2", "agent.alpha_floor was renamed: use agent.alpha_min"),
+        ("agent.gamma=choice(0.9", "hydra.sweeper.params: a key or value here or on the command line cannot be read"),
+    ],
+)
+def test_searched_key_that_no_trial_accepts_is_refused_before_anything_is_made(start, tmp_path, searched, sentence):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        start(searched=(searched,))
+    assert not list(tmp_path.glob("**/study.db"))
+
+
 def test_space_that_optuna_cannot_search_is_refused(start):
     with pytest.raises(UserError, match=r"hydra.sweeper.params: Optuna cannot search one of the values.*Write choice"):
         start(searched=("agent.gamma=glob(*)",))

@@ -18,7 +18,7 @@ from app.agents.finite_check import NonFiniteError
 from app.config.load import load
 from app.core.errors import UserError
 from app.envs.env_factory import make_env
-from app.evaluation.episodes import Start, is_deterministic_episode, make_starts
+from app.evaluation.episodes import Start, make_starts
 from app.evaluation.evaluator import LocalEvaluator, record_episode
 from app.replay.storage import MemoryStorage
 from app.runs.checkpoint import read_checkpoint
@@ -26,7 +26,7 @@ from app.runs.run_folder import RunFolder, load_weights
 from app.training import run as run_module
 from app.training import trainer as trainer_module
 from app.training.loop import TrainingLoop
-from app.training.rollout import LocalInterface, make_local_worker
+from app.training.rollout import LocalInterface, is_deterministic_episode, make_local_worker
 from app.training.setup import resolve_device
 from app.training.stop import INTERRUPTED, TERMINATED, StopKind, Stopped, StopReason, StopRequest
 from tests.helpers.make import compose, make_agent

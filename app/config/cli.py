@@ -19,7 +19,6 @@ from app.config.launchers import launcher_failure, missing_plugin
 from app.core.errors import UserError
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
-_ADDED_GROUP = "restart"  # not in the defaults list, so it is chosen with a plus
 
 
 def as_user_errors(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
@@ -76,7 +75,7 @@ def run(command: Callable[[], object], schema: str) -> None:
 
 def _explain(error: CompactHydraException, schema: str) -> str:
     """Return the message for an error of Hydra's: its own text, except for an unknown option and an unknown key."""
-    from app.config.load import ConfigError, invalid_option, unknown_key
+    from app.config.load import ADDED_GROUP, ConfigError, invalid_option, unknown_key
 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         if message := missing_plugin(error.missing_cfg_file):
@@ -87,7 +86,7 @@ def _explain(error: CompactHydraException, schema: str) -> str:
     if str(error).startswith("In 'sweep/"):  # its keys belong to the Optuna sweeper
         return str(ConfigError(["sweep: a search space needs a sweeper that searches it. Add hydra/sweeper=optuna."]))
     key = re.match(r"Could not override '([^'@]+)'", str(error))
-    if key is not None and key[1] == _ADDED_GROUP:
+    if key is not None and key[1] == ADDED_GROUP:
         return str(ConfigError([f"{key[1]}: is added with a plus. Write +{key[1]}=clean or +{key[1]}=archive."]))
     # Hydra would advise to append the key with a plus, which the schema would refuse, too.
     if key is not None:

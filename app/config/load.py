@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -13,6 +14,10 @@ from app.config.describe import allowed, known_keys, locate, tags
 from app.config.renamed_keys import renaming
 from app.config.schema import Config
 from app.core.errors import UserError
+
+ADDED_GROUP = "restart"  # not in the defaults list, so it is chosen with a plus
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 Schema = TypeVar("Schema")
 
@@ -127,7 +132,7 @@ def unknown_key(key: str, schema: type) -> str:
 def invalid_option(group: str, option: str, options: Sequence[str]) -> str:
     """Return the sentence for an option that a configuration group does not have."""
     close = difflib.get_close_matches(option, options, n=1)
-    plus = "+" if group == "restart" else ""  # a group that is not in the defaults list
+    plus = "+" if group == ADDED_GROUP else ""
     meant = f" Did you mean {plus}{group}={close[0]}?" if close else ""
     return f"{group} = {option}: must be one of {', '.join(options)}.{meant}"
 

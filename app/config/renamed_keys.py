@@ -24,6 +24,12 @@ REMOVED_KEYS: dict[str, str] = {
 }
 
 
+def current_name(key: str) -> str:
+    """Return the name that a key has now; a key that became a factor of another one keeps its own."""
+    new = RENAMED_KEYS.get(key, key)
+    return new if list(RENAMED_KEYS.values()).count(new) < 2 else key
+
+
 def renaming(key: str) -> str | None:
     """Return the sentence that refuses an old key; None if the key was neither renamed nor removed."""
     if key in REMOVED_KEYS:

@@ -14,6 +14,7 @@ from app.config.schema_env import EnvConfig
 from app.config.types import (
     FROZEN,
     AtLeastOne,
+    BelowOne,
     Beta,
     Count,
     Device,
@@ -129,10 +130,10 @@ class ValueConfig:
 class AgentConfig:
     """SAC/DroQ: discount, targets, entropy and one optimiser per part."""
 
-    gamma: Annotated[float, Field(ge=0, lt=1)]
-    polyak: Annotated[float, Field(ge=0, lt=1)]
+    gamma: BelowOne
+    polyak: BelowOne
     n_step: Positive
-    deterministic_share: Annotated[float, Field(ge=0, lt=1)]  # of the training episodes
+    deterministic_share: BelowOne  # of the training episodes
     alpha: PositiveFloat  # initial entropy coefficient
     alpha_min: NonNegative  # lower bound of a learned alpha
     auto_alpha: bool  # whether alpha is learned
@@ -146,7 +147,7 @@ class AgentConfig:
     weight_decay_actor: NonNegative
     weight_decay_critic: NonNegative
     grad_clip: PositiveFloat | None  # global norm per optimiser; null: none
-    policy_ema: Annotated[float, Field(ge=0, lt=1)]  # share of the old averaged weights kept at each update
+    policy_ema: BelowOne  # share of the old averaged weights kept at each update
     deployed_policy: Literal["averaged", "raw"]  # the policy that is judged, kept as best and exported
 
 

@@ -12,9 +12,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 AtLeastOne = Annotated[float, Field(ge=1)]
-Dropout = Annotated[float, Field(ge=0, lt=1)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
+Dropout = BelowOne
+Beta = BelowOne
 Port = Annotated[int, Field(ge=1, le=65535)]
 Host = Annotated[str, Field(min_length=1, max_length=253)]
 LONGEST_NAME = 100

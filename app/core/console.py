@@ -2,6 +2,7 @@
 
 import math
 import sys
+from typing import TextIO
 
 from rich.console import Console
 
@@ -11,6 +12,11 @@ def make_console() -> Console:
     if hasattr(sys.stdout, "reconfigure"):  # the replacements in test tools and notebooks cannot
         sys.stdout.reconfigure(errors="replace")
     return Console(highlight=False)
+
+
+def make_log_console(file: TextIO) -> Console:
+    """Return a console that writes into a log file, in lines of 120 characters."""
+    return Console(file=file, width=120, highlight=False)
 
 
 def print_line(console: Console, text: str, style: str = "") -> None:

@@ -1,6 +1,6 @@
 """Child processes that end when their parent ends, and leave the signals of a terminal to it.
 
-A child whose parent was killed must not go on: nobody would receive its result, and the next start of the same
+A child whose parent was killed must not go on: its result would be lost, and the next start of the same
 command continues its work.
 """
 

@@ -1,4 +1,4 @@
-"""Resources of this machine."""
+"""The machine and its folders: usable cores, and caches that stay out of the home folder."""
 
 import atexit
 import os

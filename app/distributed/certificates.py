@@ -40,7 +40,7 @@ class _UnusableKeys(Exception):
 def make_keys(folder: Path) -> tuple[Path, Path]:
     """Create an authority, one certificate for the server and one for its clients, and discard the authority's key.
 
-    Whoever has the client's key can join; nobody can issue another certificate, and a client cannot act as the server.
+    The client's key is enough to join; it can issue no certificate, and a client cannot act as the server.
 
     Args:
         folder: Receives ``server/`` and ``client/`` with three files each; only its owner can read the keys.

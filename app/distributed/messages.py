@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from app.config.types import BelowOne, Count, Positive
 from app.distributed.wire_format import dumps, loads
 from app.evaluation.results import Episode
 from app.replay.row_format import RowFormat, StoredStep
@@ -23,9 +24,6 @@ _COMPRESSION_LEVEL = 1  # of zlib: higher levels cost more time than they save b
 _STRICT = ConfigDict(extra="forbid")
 
 Name = Annotated[str, Field(min_length=1, max_length=100)]
-Count = Annotated[int, Field(ge=0)]
-Number = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
 CountPerWorker = dict[Name, Count]
 
 
@@ -41,13 +39,13 @@ class Heartbeat:
         worker: Name of the worker, new at every start.
         fingerprint: Digest of its environment, observation and model.
         actor_version: Version of the actor that it has; 0 if it has none yet.
-        oldest_kept: Number of the oldest episode that it can still send; that of the next one if it keeps none.
+        oldest_kept: Positive of the oldest episode that it can still send; that of the next one if it keeps none.
     """
 
     worker: Name
     fingerprint: Name
     actor_version: Count
-    oldest_kept: Number
+    oldest_kept: Positive
     kind: Literal["heartbeat"] = "heartbeat"
 
 
@@ -61,7 +59,7 @@ class EpisodeMessage:
         number: 1, 2, ... for each worker, so that no episode is lost or stored twice.
         oldest_kept: See ``Heartbeat``.
         actor_version: Version of the actor that acted.
-        row_count: Number of rows, the reset included.
+        row_count: Positive of rows, the reset included.
         episode_return: Undiscounted return.
         rows: Rows in the format of ``RowFormat``, float32, little-endian.
         frames: Grey frames of all rows, uint8, compressed with zlib; empty without images.
@@ -71,8 +69,8 @@ class EpisodeMessage:
 
     worker: Name
     fingerprint: Name
-    number: Number
-    oldest_kept: Number
+    number: Positive
+    oldest_kept: Positive
     actor_version: Count
     row_count: Annotated[int, Field(ge=2, le=MAX_ROWS)]
     episode_return: float
@@ -90,7 +88,7 @@ class EvaluationResult:
     Attributes:
         worker: Name of the worker.
         fingerprint: See ``Heartbeat``.
-        evaluation: Number of the evaluation.
+        evaluation: Positive of the evaluation.
         number: 1, 2, ... for each worker in this evaluation, so that no episode counts twice.
         deterministic: Whether the policy acted deterministically.
         episode: Result of the episode.
@@ -99,7 +97,7 @@ class EvaluationResult:
     worker: Name
     fingerprint: Name
     evaluation: Count
-    number: Number
+    number: Positive
     deterministic: bool
     episode: Episode
     kind: Literal["evaluation result"] = "evaluation result"
@@ -119,7 +117,7 @@ class TrainerStatus:
         received: For each worker, the number of the last episode that has arrived.
         saved: For each worker, the number of the last episode that a checkpoint contains.
         steps_ahead: Steps that each worker may collect beyond those that have arrived; None for no limit.
-        evaluation: Number of the current evaluation; 0 if there is none.
+        evaluation: Positive of the current evaluation; 0 if there is none.
         evaluation_episodes: For each worker, how many episodes to drive: deterministic, and with sampled actions.
         evaluation_results: For each worker, how many of them have arrived.
         deterministic_share: Share of the training episodes that the deterministic action drives.
@@ -137,7 +135,7 @@ class TrainerStatus:
     evaluation: Count
     evaluation_episodes: dict[Name, tuple[Count, Count]]
     evaluation_results: CountPerWorker
-    deterministic_share: Share
+    deterministic_share: BelowOne
     finished: bool
     kind: Literal["trainer status"] = "trainer status"
 
@@ -149,7 +147,7 @@ class Weights:
     Attributes:
         session: See ``TrainerStatus``.
         fingerprint: See ``TrainerStatus``.
-        actor_version: Number of the broadcast in this session.
+        actor_version: Positive of the broadcast in this session.
         data: The weights in safetensors format.
     """
 

@@ -87,10 +87,10 @@ class NetworkTrainerInterface(TrainerInterface):
         self._refusals: set[str] = set()  # that were reported
         self._status_sent = self._asked = self._weights_sent = -float("inf")
         self._last_contact = time.monotonic()  # with any worker
-        self._alone = False
+        self._workers_missing = False
         self._saving: dict[str, int] = {}
 
-    # --- called by tmrl's loop ---------------------------------------------------------------------------------
+    # --- called by the loop ---------------------------------------------------------------------------------
 
     def retrieve_buffer(self) -> Buffer:
         """Return some steps of an episode, its reset included; empty if there are none."""
@@ -118,7 +118,7 @@ class NetworkTrainerInterface(TrainerInterface):
         if not self._actor_version or (elapsed >= self._network.model_interval_s and arrived):
             self.send_model(actor)
 
-    # --- called by our loop and evaluator ------------------------------------------------------------------------
+    # --- called by trainer and evaluator ------------------------------------------------------------------------
 
     def resume(self, make_actor: Callable[[], DrivingActor]) -> None:
         """Send the actor of a resumed run: workers wait for it, and the loop waits for their steps."""
@@ -311,16 +311,16 @@ class NetworkTrainerInterface(TrainerInterface):
         self._endpoint.broadcast(encode_message(weights), WORKERS)
 
     def _report_workers(self, now: float) -> None:
-        """Print who has joined or left since the last call, and what to do when nobody is there."""
+        """Print who has joined or left since the last call, and what to do if no worker is connected."""
         workers = set(self._flow.connected(now))
-        for worker in sorted(workers - self._workers):
-            print_line(self._console, f"Worker {worker} connected ({len(workers)} in total).", "green")
+        for total, worker in enumerate(sorted(workers - self._workers), len(workers & self._workers) + 1):
+            print_line(self._console, f"Worker {worker} connected ({total} in total).", "green")
         for worker in sorted(self._workers - workers):
             print_line(self._console, f"Worker {worker} disconnected ({len(workers)} remaining).", "yellow")
         self._workers = workers
         self._last_contact = now if workers else self._last_contact
-        alone = now - self._last_contact > self._network.timeout_s
-        if alone and not self._alone:
+        missing = now - self._last_contact > self._network.timeout_s
+        if missing and not self._workers_missing:
             print_line(
                 self._console,
                 "No worker is connected. Start workers with role=worker; if they run, check that the server at "
@@ -328,4 +328,4 @@ class NetworkTrainerInterface(TrainerInterface):
                 "the same everywhere. Waiting.",
                 "yellow",
             )
-        self._alone = alone
+        self._workers_missing = missing

@@ -37,9 +37,14 @@ class NetworkProcess:
     Args:
         make_service: Returns the service for a local port, to which its process connects.
 
+    Attributes:
+        stop_message: Message that tells the service to stop.
+
     Raises:
         UserError: The process does not start, or does not connect in time.
     """
+
+    stop_message: tuple[Any, ...]
 
     def __init__(self, make_service: Callable[[int], ServerService | ClientService]) -> None:
         self._stop_lock, self._stopped = threading.Lock(), True  # nothing to stop before the start
@@ -71,13 +76,9 @@ class NetworkProcess:
         """Stop the process."""
         self.stop()
 
-    def _stop_message(self) -> tuple[Any, ...]:
-        """Return the message that tells the service to stop."""
-        raise NotImplementedError
-
     def _shut_down(self) -> None:
         with contextlib.suppress(OSError):  # the process has ended already
-            self._connection.sendall(_frame(self._stop_message()))
+            self._connection.sendall(_frame(self.stop_message))
         self._process.join()
         self._connection.close()
 
@@ -85,8 +86,7 @@ class NetworkProcess:
 class Relay(NetworkProcess):
     """Server of the network."""
 
-    def _stop_message(self) -> tuple[Any, ...]:
-        return "STOP", None
+    stop_message = "STOP", None
 
 
 class Endpoint(NetworkProcess):
@@ -98,6 +98,8 @@ class Endpoint(NetworkProcess):
     Raises:
         UserError: The process does not start, or does not connect in time.
     """
+
+    stop_message = "STOP", None, b""
 
     def __init__(self, make_service: Callable[[int], ClientService]) -> None:
         super().__init__(make_service)
@@ -139,9 +141,6 @@ class Endpoint(NetworkProcess):
                 f"The network process of this program has ended (exit code {self._process.exitcode}), so nothing can "
                 "be sent any more. Give the same command again."
             ) from None
-
-    def _stop_message(self) -> tuple[Any, ...]:
-        return "STOP", None, b""
 
     def _shut_down(self) -> None:
         super()._shut_down()

@@ -30,13 +30,14 @@ from app.distributed.messages import (
 )
 from app.distributed.transport import TRAINERS, WORKERS, make_endpoint
 from app.envs.spec import ObservationSpec
-from app.evaluation.episodes import Start, is_deterministic_episode, run_episodes
+from app.evaluation.episodes import Start, run_episodes
 from app.replay.row_format import RowFormat, SampleCompressor
 from app.runs.fingerprint import fingerprint_digest, require_same_fingerprint
+from app.training.rollout import is_deterministic_episode
 
 _HEARTBEAT_INTERVAL_S = 1.0
-_LONELY_HEARTBEAT_INTERVAL_S = 10.0  # while no trainer answers, because the server stores all heartbeats
-_LONELY_HEARTBEAT_SHARE = 0.5  # of the timeout, at most: the trainer takes a rarer heartbeat for none
+_RARE_HEARTBEAT_INTERVAL_S = 10.0  # while no trainer answers, because the server stores all heartbeats
+_RARE_HEARTBEAT_SHARE = 0.5  # of the timeout, at most: the trainer takes a rarer heartbeat for none
 _RESEND_INTERVAL_S = 5.0  # until an episode that has not arrived is sent again; doubled after each time
 _PAUSE_S = 0.02
 _REPORT_INTERVAL_S = 10.0
@@ -110,7 +111,7 @@ class NetworkWorker(RolloutWorker):
         self._episodes = self._reported_episodes = self._steps = 0
         self._heartbeat_sent = self._reported = -float("inf")
         self._last_contact = time.monotonic()  # with a trainer of this fingerprint
-        self._lonely = False
+        self._trainer_missing = False
 
     def serve(self) -> None:
         """Collect and evaluate until the trainer has finished.
@@ -175,7 +176,7 @@ class NetworkWorker(RolloutWorker):
             if isinstance(message, Weights):
                 newest = message
             else:
-                self._follow(message)
+                self._apply_status(message)
         return int(newest is not None and self._load_weights(newest))
 
     def close(self) -> None:
@@ -202,7 +203,7 @@ class NetworkWorker(RolloutWorker):
                 continue
             self._inbox = [*(other for other in self._inbox if other.kind != message.kind), message]
             if message.fingerprint == self._digest:
-                self._last_contact, self._lonely = time.monotonic(), False
+                self._last_contact, self._trainer_missing = time.monotonic(), False
 
     def _has_our_fingerprint(self, message: TrainerStatus | Weights) -> bool:
         """Return whether the trainer has the fingerprint of this worker.
@@ -235,7 +236,7 @@ class NetworkWorker(RolloutWorker):
         self._actor_version = weights.actor_version
         return True
 
-    def _follow(self, status: TrainerStatus) -> None:
+    def _apply_status(self, status: TrainerStatus) -> None:
         """Delete episodes that are no longer needed, and send again what has not arrived."""
         if self._status is None or status.evaluation != self._status.evaluation:
             self._results = []
@@ -327,8 +328,8 @@ class NetworkWorker(RolloutWorker):
         now = time.monotonic()
         self._report_missing_trainer(now)
         interval = _HEARTBEAT_INTERVAL_S
-        if self._lonely:
-            interval = min(_LONELY_HEARTBEAT_INTERVAL_S, _LONELY_HEARTBEAT_SHARE * self._network.timeout_s)
+        if self._trainer_missing:
+            interval = min(_RARE_HEARTBEAT_INTERVAL_S, _RARE_HEARTBEAT_SHARE * self._network.timeout_s)
         if now - self._heartbeat_sent >= interval:
             self._heartbeat_sent = now
             self._send(Heartbeat(self.name, self._digest, self._actor_version, self._oldest_kept()))
@@ -339,8 +340,8 @@ class NetworkWorker(RolloutWorker):
             print_line(self._console, text)
 
     def _report_missing_trainer(self, now: float) -> None:
-        lonely = now - self._last_contact > self._network.timeout_s
-        if lonely and not self._lonely:
+        missing = now - self._last_contact > self._network.timeout_s
+        if missing and not self._trainer_missing:
             print_line(
                 self._console,
                 f"No message from a trainer for {self._network.timeout_s:g} s. Check that the trainer runs, that the "
@@ -348,4 +349,4 @@ class NetworkWorker(RolloutWorker):
                 "certificates are the same everywhere. Still trying.",
                 "yellow",
             )
-        self._lonely = lonely
+        self._trainer_missing = missing

@@ -52,16 +52,6 @@ def make_starts(tracks: Sequence[int], count: int, offset: float) -> tuple[Start
     return tuple(Start(tracks[i % len(tracks)], (i + offset) / count, seed + i) for i in range(count))
 
 
-def is_deterministic_episode(number: int, share: float) -> bool:
-    """Return whether the deterministic action drives a training episode: evenly spread, without random numbers.
-
-    Args:
-        number: Number of the episode, from 1.
-        share: Share of the episodes that are deterministic, in [0, 1).
-    """
-    return math.floor(number * share) > math.floor((number - 1) * share)
-
-
 def run_episodes(
     envs: Sequence[gymnasium.Env],
     starts: Sequence[Start],

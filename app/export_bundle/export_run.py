@@ -42,7 +42,7 @@ def export(cfg: ExportConfig) -> Path:
         The folder.
 
     Raises:
-        UserError: There is no best policy, a package is missing, the folder belongs to somebody else or cannot be
+        UserError: There is no best policy, a package is missing, the folder holds files of others or cannot be
             written, or the exported actor differs from the original.
     """
     require_packages()

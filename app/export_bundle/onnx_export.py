@@ -92,7 +92,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _remove_unused_inputs(graph: Any) -> None:
-    """Remove parts of the observation that the policy does not look at; nobody should have to provide them."""
+    """Remove parts of the observation that the policy does not use, so that they need not be provided."""
     for value in list(graph.inputs):
         if not value.uses():
             graph.inputs.remove(value)

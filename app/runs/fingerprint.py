@@ -23,14 +23,14 @@ _CATEGORICAL_ONLY = ("value.bins", "value.support")
 
 # Beginnings of the keys that cannot change what a run learns: where it runs and what it shows, how it is executed, and
 # how its policy is judged. Every other key can, a key that this version does not know included.
-_PLACE = (
+_PLACE_KEYS = (
     "runs_dir", "sweeps_dir", "run_name", "role", "workers", "network.", "logger.", "restart", "training.init_from",
 )  # fmt: skip
-_EXECUTION = (
+_EXECUTION_KEYS = (
     "device", "threads", "pruner.", "replay.keep_after_trial", "training.checkpoint_interval_s", *_MACHINE_ONLY,
 )  # fmt: skip
-_JUDGEMENT = ("objective", "health.", "training.eval_episodes", *_EVALUATION_ONLY)
-_NOT_LEARNED = _PLACE + _EXECUTION + _JUDGEMENT
+_EVALUATION_KEYS = ("objective", "health.", "training.eval_episodes", *_EVALUATION_ONLY)
+_NOT_LEARNED = _PLACE_KEYS + _EXECUTION_KEYS + _EVALUATION_KEYS
 
 _ABSENT = "(absent)"
 _ABSENT_NOTE = (
@@ -65,9 +65,8 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 def with_current_names(flat: Mapping[str, Any]) -> FlatDict:
     """Return the settings that an older version recorded under the names that their keys have now.
 
-    Keys that were added since have the value that changes nothing, in every section that was recorded.
-
     A key that takes the place of several is their product. If one of these is missing, the others keep their names.
+    Keys that were added since have the value that changes nothing, in every section that was recorded.
     """
     renamed = dict(flat)
     for new in dict.fromkeys(RENAMED_KEYS.values()):
@@ -182,7 +181,7 @@ def changed_settings(recorded: Mapping[str, Any], current: Mapping[str, Any]) ->
         recorded: The flattened configuration of the checkpoint.
         current: The flattened configuration of this start.
     """
-    shared = [key for key in current if key in recorded and not key.startswith(_PLACE)]
+    shared = [key for key in current if key in recorded and not key.startswith(_PLACE_KEYS)]
     return differences(*({key: flat[key] for key in shared} for flat in (recorded, current)))
 
 

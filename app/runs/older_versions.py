@@ -3,7 +3,6 @@
 import contextlib
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -11,10 +10,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from app.config.load import CONF
 from app.core.errors import UserError
 from app.runs.fingerprint import FlatDict, can_change_learning, flatten, unflatten, with_current_names
-
-_CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def complete(subject: str, recorded: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,7 +60,7 @@ def _defaults(model: str, env: str) -> FlatDict | None:
     overrides = [f"{group}={name}" for group, name in (("model", model), ("env", env)) if name]
     is_command = GlobalHydra.instance().is_initialized()  # every command composes from the same folder
     try:
-        with contextlib.nullcontext() if is_command else initialize_config_dir(str(_CONF)):
+        with contextlib.nullcontext() if is_command else initialize_config_dir(str(CONF)):
             return flatten(OmegaConf.to_container(compose("config", overrides), resolve=True))
     except HydraException:
         return None

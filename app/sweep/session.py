@@ -70,7 +70,7 @@ class Launch:
         Launch.current = self
 
     def end(self) -> None:
-        """Give up the place among the launches; safe to call twice."""
+        """Release the lock and stop being the launch of this process; safe to call twice."""
         self._lock.release()
         shutil.rmtree(self._path, ignore_errors=True)
         Launch.current = None
@@ -96,7 +96,7 @@ class Launch:
         self._batch = []
 
     def _is_surplus(self, study: optuna.Study, number: int) -> bool:
-        """Return whether the trials before a number are enough; of two launches, never do both give up the last one."""
+        """Return whether the trials before a number are enough; two launches never both release the last one."""
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
         return sum(trial.number < number for trial in trials) >= self._n_trials
 

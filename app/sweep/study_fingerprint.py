@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from app.config.renamed_keys import RENAMED_KEYS
+from app.config.renamed_keys import current_name
 from app.config.schema import Config
 from app.runs.fingerprint import FlatDict, fingerprint, flatten, recorded_fingerprint, require_same_fingerprint
 
@@ -41,7 +41,7 @@ def recorded_study_fingerprint(flat: Mapping[str, Any]) -> FlatDict:
     """Return a fingerprint that any version recorded under the names that its keys have now."""
     known = recorded_fingerprint(flat)
     if SEARCHED in known:
-        known[SEARCHED] = sorted(RENAMED_KEYS.get(key, key) for key in known[SEARCHED])
+        known[SEARCHED] = sorted(current_name(key) for key in known[SEARCHED])
     return known
 
 

@@ -1,12 +1,14 @@
 """Start of a sweep: checks its settings, clears or continues the study, and makes this process one of its launches."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from enum import Enum
 from pathlib import Path
 
 import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 
 # The module is private, but only this function reads a search space as the Optuna sweeper does.
 from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
@@ -17,8 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.filesize import decimal
 
-from app.config.describe import allowed
-from app.config.load import load
+from app.config.describe import allowed, known_keys
+from app.config.load import CONF, ConfigError, load, unknown_key
 from app.config.multirun import count_parallel_jobs
 from app.config.schema import Config
 from app.config.types import StudyName
@@ -71,7 +73,9 @@ def _start_session(cfg: DictConfig) -> SweepSession | None:
             return None
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would report every study that it makes
-    fingerprint, space = study_fingerprint(config, searched_keys(cfg.hydra), directions), _search_space(cfg.hydra)
+    searched = searched_keys(cfg.hydra)
+    _require_known_keys(searched)
+    fingerprint, space = study_fingerprint(config, searched, directions), _search_space(cfg.hydra)
     folder.open()
     try:
         if restart is not None:
@@ -124,10 +128,30 @@ def _overrides(hydra: DictConfig) -> list[str]:
 
 
 def searched_keys(hydra: DictConfig) -> set[str]:
-    """Return the keys and groups whose values the sweeper chooses; the command line may fix one again."""
-    overrides = OverridesParser.create().parse_overrides(_overrides(hydra))
+    """Return the keys and groups whose values the sweeper chooses; the command line may fix one again.
+
+    Raises:
+        UserError: An override cannot be parsed.
+    """
+    try:
+        overrides = OverridesParser.create().parse_overrides(_overrides(hydra))
+    except HydraException as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise UserError(
+            f"hydra.sweeper.params: a key or value here or on the command line cannot be read ({reason}). Write it as "
+            "key: choice(...), range(...) or interval(...)."
+        ) from None
     last = {override.get_key_element().lstrip("+~"): override.is_sweep_override() for override in overrides}
     return {key for key, is_searched in last.items() if is_searched}
+
+
+def _require_known_keys(keys: Collection[str]) -> None:
+    """Refuse a searched key that no trial would accept, before a study is made for it."""
+    known = set(known_keys(Config))
+    groups = {key for key in keys if (CONF / key.partition("@")[0]).is_dir()}
+    unknown = [key for key in sorted(set(keys) - groups) if re.split(r"\.\d|\[", key)[0] not in known]  # item of a list
+    if unknown:
+        raise ConfigError([unknown_key(key, Config) for key in unknown])
 
 
 def _search_space(hydra: DictConfig) -> Mapping[str, BaseDistribution]:

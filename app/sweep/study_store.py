@@ -254,10 +254,12 @@ class StudyStore:
             yield
         except (SQLAlchemyError, OptunaError, ImportError, RuntimeError, ValueError) as error:
             reason = str(error.__cause__ or error).splitlines()[0]
+            is_own_file = self._text.startswith("sqlite") and self._text.endswith("/study.db")
+            damaged = " A damaged study.db goes with +restart=clean." if is_own_file else ""
             raise UserError(
                 f"hydra.sweeper.storage = {self.shown_url}: cannot be used ({reason}). Check that it is an address "
                 "such as sqlite:///folder/study.db or postgresql://user:password@host/name, that its driver is "
-                "installed, and that it can be reached. A damaged study.db goes with +restart=clean."
+                f"installed, and that it can be reached.{damaged}"
             ) from None
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.config.multirun import TRIALS, TrialJob
 from app.config.schema import Config, PrunerConfig
-from app.core.console import make_console, print_line
+from app.core.console import make_console, make_log_console, print_line
 from app.core.errors import UserError, format_error
 from app.core.processes import is_orphan, terminate_with_parent
 from app.runs.restart.apply import remove
@@ -29,7 +29,6 @@ from app.training.setup import set_up
 from app.training.stop import StopKind, StopReason, StopRequest
 
 _NOT_KEPT = ("replay", "checkpoints")  # of a finished trial: the replay is large, and its checkpoint needs it
-_LOG_WIDTH = 120  # characters
 
 
 def make_pruner(cfg: PrunerConfig) -> pruners.BasePruner:
@@ -162,7 +161,7 @@ def _train(config: Config, trial: StudyTrial) -> RunResult:
 def _log(folder: RunFolder) -> Iterator[Console]:
     """Yield a console on the log of the trial, for what a single run shows; a trial that continues appends to it."""
     with folder.log.open("a", encoding="utf-8", buffering=1) as file:
-        yield Console(file=file, width=_LOG_WIDTH, highlight=False)
+        yield make_log_console(file)
 
 
 def _error_text(error: Exception) -> str:

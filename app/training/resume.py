@@ -30,12 +30,12 @@ class Source:
     Attributes:
         candidates: Checkpoints to resume from, newest first; without any, a new run starts.
         weights: Initial weights of the networks, from ``training.init_from``; None for random ones.
-        policy: Description of these weights.
+        weights_description: Their origin, for a message.
     """
 
     candidates: tuple[Candidate, ...]
     weights: Mapping[str, Tensor] | None = None
-    policy: str = ""
+    weights_description: str = ""
 
     @property
     def newest_state(self) -> State | None:
@@ -153,8 +153,8 @@ def _best_policy_of(other: RunFolder, config: Config) -> Source:
         )
     hint = "Set these keys as that run had them, or leave training.init_from out."
     require_same_fingerprint(key, other.best_fingerprint(), fingerprint(config), hint)
-    policy = f"the best policy of {other.path} (return {other.read_best_result()['return_test_det']:.1f})"
-    return Source((), load_weights(other.best_model), policy)
+    description = f"the best policy of {other.path} (return {other.read_best_result()['return_test_det']:.1f})"
+    return Source((), load_weights(other.best_model), description)
 
 
 def _check_state(config: Config, folder: RunFolder, state: State) -> None:

@@ -1,5 +1,6 @@
 """Sources of environment steps for the training loop: the interface, and tmrl's worker in this process."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,7 +13,6 @@ from app.config.schema import Config
 from app.core.tmrl_api import Buffer, RolloutWorker
 from app.envs.env_factory import make_env
 from app.envs.spec import ObservationSpec
-from app.evaluation.episodes import is_deterministic_episode
 from app.evaluation.evaluator import Evaluator, LocalEvaluator
 from app.models.actor import DrivingActor
 from app.replay.row_format import SampleCompressor
@@ -22,7 +22,7 @@ MAX_STEPS_PER_BUFFER = 20  # so that progress and stop requests are seen while s
 
 
 class RolloutInterface(Protocol):
-    """Source of environment steps: the two methods that tmrl's loop calls, and those that an exact resume needs."""
+    """Source of environment steps: two methods of tmrl's interfaces, and those that an exact resume needs."""
 
     def retrieve_buffer(self) -> Buffer:
         """Return new steps, at most ``MAX_STEPS_PER_BUFFER`` and the resets between them."""
@@ -110,6 +110,16 @@ def make_local_worker(config: Config, spec: ObservationSpec) -> RolloutWorker:
         model_path=os.devnull,  # there are no weights to load, and a standalone worker writes none
         standalone=True,
     )
+
+
+def is_deterministic_episode(number: int, share: float) -> bool:
+    """Return whether the deterministic action drives a training episode: evenly spread, without random numbers.
+
+    Args:
+        number: Number of the episode, from 1.
+        share: Share of the episodes that are deterministic, in [0, 1).
+    """
+    return math.floor(number * share) > math.floor((number - 1) * share)
 
 
 class LocalInterface:

@@ -197,7 +197,7 @@ class Trainer:
             agent.load_weights(source.weights)
             print_line(
                 self.console,
-                f"The run begins with {source.policy}, an empty replay and fresh optimizers.",
+                f"The run begins with {source.weights_description}, an empty replay and fresh optimizers.",
                 "green",
             )
         self.interface.broadcast_model(agent.get_actor())

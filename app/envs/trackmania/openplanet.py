@@ -44,7 +44,7 @@ class OpenPlanetClient:
         config: Address of the plugin.
 
     Raises:
-        EnvError: If nobody answers there.
+        EnvError: If there is no answer.
     """
 
     def __init__(self, config: OpenplanetConfig) -> None:
@@ -117,7 +117,7 @@ def read_packet(config: OpenplanetConfig, timeout: float) -> Packet:
         timeout: Longest wait for the connection and for each part of the packet, s.
 
     Raises:
-        OSError: If nobody answers, or no whole packet comes in time.
+        OSError: If there is no answer, or no whole packet comes in time.
     """
     received = b""
     with socket.create_connection((config.host, config.port), timeout) as connection:

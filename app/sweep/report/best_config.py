@@ -4,7 +4,6 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,7 +12,8 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from app.config.renamed_keys import RENAMED_KEYS
+from app.config.load import CONF
+from app.config.renamed_keys import current_name
 from app.config.types import LONGEST_NAME
 from app.sweep.report.records import TrialRecord
 from app.sweep.study_folder import StudyFolder
@@ -21,7 +21,6 @@ from app.sweep.study_folder import StudyFolder
 OPTION = "best"  # the file is this option of a configuration group, which is the study folder
 SCHEDULE = "schedule"  # configuration group below it
 
-_CONF = Path(__file__).resolve().parents[3] / "conf"
 # Sections and keys that only trials need; a run keeps its own.
 _TRIAL_SECTIONS = (
     "seed", "device", "threads", "run_name", "runs_dir", "sweeps_dir", "logger", "restart", "pruner", "sweep", "hydra"
@@ -54,7 +53,7 @@ class BestConfig:
 def make_best_config(record: TrialRecord, config: DictConfig) -> BestConfig:
     """Return what a run needs to have the configuration of a trial: its fixed overrides and its parameters.
 
-    Attributes of the trial that are no keys of the configuration, because somebody else added them, are left out.
+    Attributes of the trial that are no keys of the configuration, because another program added them, are left out.
 
     Args:
         record: The trial.
@@ -97,7 +96,7 @@ def train_command(folder: StudyFolder) -> str:
     """Return the command that trains with ``best.yaml``, from the root of the repository."""
     name = folder.path.name
     # A study may have the name of a group in conf/; the package then tells Hydra that this is a choice of its own.
-    group = f"{name}@_global_" if (_CONF / name).is_dir() else name
+    group = f"{name}@_global_" if (CONF / name).is_dir() else name
     return f"python app/train.py --config-dir {shlex.quote(str(folder.base))} +{group}={OPTION}"
 
 
@@ -136,13 +135,13 @@ def _overrides(record: TrialRecord) -> Iterator[Override]:
     parser = OverridesParser.create()
     for key, value in {**record.fixed, **record.params}.items():
         try:
-            yield parser.parse_override(f"{RENAMED_KEYS.get(key, key)}={'null' if value is None else value}")
+            yield parser.parse_override(f"{current_name(key)}={'null' if value is None else value}")
         except HydraException:
             continue
 
 
 def _searched_keys(record: TrialRecord) -> set[str]:
-    return {RENAMED_KEYS.get(key, key) for key in record.params}
+    return {current_name(key) for key in record.params}
 
 
 def _is_group(key: str, value: Any, config: DictConfig) -> bool:
@@ -150,7 +149,7 @@ def _is_group(key: str, value: Any, config: DictConfig) -> bool:
     group = key.partition("@")[0]
     if not group.isidentifier() or isinstance(value, dict):
         return False
-    return OmegaConf.is_dict(config.get(group)) or (_CONF / group).is_dir()
+    return OmegaConf.is_dict(config.get(group)) or (CONF / group).is_dir()
 
 
 def _copy_value(config: DictConfig, key: str, values: dict[str, Any]) -> None:

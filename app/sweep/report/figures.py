@@ -10,8 +10,8 @@ from plotly.graph_objects import Figure
 from app.core.system import keep_matplotlib_out_of_home
 from app.sweep.report.records import TrialRecord
 
-keep_matplotlib_out_of_home()  # optuna.visualization imports it
-from optuna import visualization  # noqa: E402
+keep_matplotlib_out_of_home()
+from optuna import visualization  # noqa: E402  (imports matplotlib)
 
 COLOURS = {
     "finished": "#2b6cd4",

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from app.config.schema import Config
+from app.core.console import make_log_console
 from app.core.errors import UserError
 from app.core.processes import terminate_with_parent
 from app.health.collapse import collapse_reason
@@ -30,7 +31,6 @@ PENDING = "to be done"  # end of a run that has not ended
 
 _CONTINUES = (str(INTERRUPTED), str(TERMINATED))  # ends of a run that continues
 _SAVE_TIMEOUT_S = 60.0  # for a run whose command was killed
-_LOG_WIDTH = 120  # characters
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def train_run(run: ValidationRun) -> None:
         contextlib.redirect_stderr(file),
     ):
         try:
-            _train(run.config, run.folder.path, Console(file=file, width=_LOG_WIDTH, highlight=False))
+            _train(run.config, run.folder.path, make_log_console(file))
         except UserError as error:
             print(error)
             raise
