@@ -3,7 +3,9 @@
 import json
 import os
 import platform
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import optuna
 import pytest
@@ -12,7 +14,7 @@ from app.core.errors import UserError
 from app.runs.lock import Lock
 from app.sweep import session as session_module
 from app.sweep.session import Launch, StudyComplete, assign_trial, launch_parent
-from app.sweep.study_store import FOLDER, JOB, LAUNCH, SCORE
+from app.sweep.study_store import FOLDER, JOB, LAUNCH, SCORE, StudyStore
 from tests.helpers.sweeps import DEAD_PID, GAMMAS, SweepStarter, living_launch
 
 
@@ -131,3 +133,15 @@ def test_only_a_launch_that_is_the_parent_is_watched():
     assert launch_parent(f"{here}-{parent}-20260101T000000") == parent
     assert launch_parent(f"{here}-{os.getpid()}-20260101T000000") is None
     assert launch_parent(f"elsewhere-{parent}-20260101T000000") is None
+
+
+def test_launches_may_make_the_tables_of_a_new_storage_at_once(tmp_path):
+    file, together = tmp_path / "study.db", threading.Barrier(6)
+    file.touch()
+
+    def connect(_: int) -> optuna.Study | None:
+        together.wait()
+        return StudyStore(f"sqlite:///{file}", "mine").load()
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(connect, range(6))) == [None] * 6

@@ -4,6 +4,7 @@ Optuna takes most of a second to import, so this module is imported only when a 
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from optuna.exceptions import OptunaError
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from app.core.errors import UserError
 from app.runs.fingerprint import FlatDict
@@ -27,6 +28,8 @@ END = "trial.end"  # stop reason, such as "finished" or "pruned"
 SCORE = "trial.score"  # final score; the sweeper tells the study only when the whole batch has ended
 EPOCHS = "trial.epochs"  # number of completed epochs
 ERROR = "trial.error"  # reason of a failure
+
+_CONNECT_TRIES, _CONNECT_PAUSE_S = 20, 0.05  # Optuna makes about ten tables
 
 _FINGERPRINT = "trackmania_droq.fingerprint"  # attribute of the study; marks it as made by this program
 
@@ -237,10 +240,16 @@ class StudyStore:
             optuna.delete_study(study_name=self.name, storage=self._text)
 
     def _connect(self) -> optuna.storages.RDBStorage:
-        """Connect. Optuna makes its tables in three steps, and another machine may be ahead by a moment in each."""
-        for _ in range(3):
-            with contextlib.suppress(IntegrityError, ProgrammingError):
+        """Connect. Optuna makes its tables one by one, and another process may be ahead by a moment at any of them."""
+        for _ in range(_CONNECT_TRIES - 1):
+            try:
                 return optuna.storages.RDBStorage(self._text)
+            except (IntegrityError, ProgrammingError):  # of PostgreSQL and MySQL
+                pass
+            except OperationalError as error:  # of SQLite, also for a locked or damaged file
+                if "already exists" not in str(error):
+                    raise
+            time.sleep(_CONNECT_PAUSE_S)
         return optuna.storages.RDBStorage(self._text)
 
     def _trial_id(self, storage: optuna.storages.RDBStorage, number: int) -> int:
