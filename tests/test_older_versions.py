@@ -60,7 +60,7 @@ HARMLESS = [
     "training.checkpoint_interval_s", "training.eval_episodes_other", "env.eval_tracks", "objective",
 ]  # fmt: skip
 IMPORTANT = {
-    "agent.n_step": 3, "agent.policy_ema": 0.998, "critic.num_heads": 2, "env.step_s": 0.05, "replay.recent_share": 0.0,
+    "agent.n_step": 8, "agent.policy_ema": 0.998, "critic.num_heads": 2, "env.step_s": 0.05, "replay.recent_share": 0.0,
     "training.start_training": 1000, "seed": 0, "log_std_min": -20,
 }  # fmt: skip
 
@@ -200,7 +200,7 @@ def test_configurations_must_know_the_same_keys_that_can_change_learning():
     assert changed_settings(recorded | {"pruner.gone": 1}, current) == []
     assert changed_settings(recorded | {"agent.gamma": 0.5}, current) == ["agent.gamma: 0.5 → 0.99"]
     for other in (recorded | {"agent.gone": 1}, {key: current[key] for key in current if key != "agent.n_step"}):
-        with pytest.raises(UserError, match=r"agent\.(gone: 1 → \(absent\)|n_step: \(absent\) → 3)"):
+        with pytest.raises(UserError, match=r"agent\.(gone: 1 → \(absent\)|n_step: \(absent\) → 8)"):
             require_same_keys("it", other, current, "Do this.")
 
 

@@ -168,7 +168,7 @@ FAULTS = (
         Scope.EVERY_MODEL,
         Switch(
             {"training.max_training_steps_per_env_step": "training.max_training_steps_per_env_step"},
-            "0.5",  # of training=default, made for a simulator, whose steps cost next to nothing
+            "0.125",  # of training=default, made for a simulator, whose steps cost next to nothing
             "20",
             lambda ratio: ratio <= UPDATES_PER_EXPENSIVE_STEP[1],
             "{} to {} where environment steps are expensive, as in the game, and less with a simulator".format(
