@@ -19,9 +19,9 @@ LAYERS = (
     {"agents", "evaluation", "export_bundle"},
     {"health", "reporting"},
     {"training"},
-    {"distributed", "sweep"},
+    {"distributed", "sweep", "ablation"},
     {"launch", "diagnostics"},
-    {"train", "evaluate", "export", "make_keys", "sweep_report", "validate", "doctor"},
+    {"train", "evaluate", "export", "make_keys", "sweep_report", "validate", "doctor", "lab", "postmortem"},
 )
 ALLOWED_SIBLINGS = {("reporting", "health")}
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}

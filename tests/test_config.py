@@ -120,7 +120,9 @@ def values_of(path):
     return {key: value for name in parents for key, value in values_of(path.with_stem(name)).items()} | option
 
 
-@pytest.mark.parametrize("name", ["config", "doctor", "evaluate", "export", "make_keys", "sweep_report", "validate"])
+@pytest.mark.parametrize(
+    "name", ["config", "doctor", "evaluate", "export", "make_keys", "postmortem", "sweep_report", "validate"]
+)
 def test_commands_write_no_folder_of_hydras(name):
     with initialize_config_dir(str(CONF)):
         hydra = hydra_compose(name, return_hydra_config=True).hydra

@@ -229,6 +229,8 @@ def test_role_all_leaves_no_process_and_can_be_resumed(site):
     assert again.wait(timeout=90) == 0, again.log.read_text()
     summary = json.loads((site.runs / "net" / "summary.json").read_text())
     assert summary["stop_reason"] == "finished" and summary["updates"] == 40
+    for line in (site.runs / "net" / "metrics.jsonl").read_text().splitlines():
+        assert {"train_eval_gap_q", "grad_trunk_cosine", "feature_rank"} <= json.loads(line).keys()
 
 
 @pytest.mark.e2e

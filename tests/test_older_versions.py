@@ -58,6 +58,7 @@ def edit(path, *removed: str, **added) -> None:
 HARMLESS = [
     "logger.video_size", "network.port", "pruner", "health.clipped_targets", "health.weights.performance", "threads",
     "training.checkpoint_interval_s", "training.eval_episodes_other", "env.eval_tracks", "objective",
+    "health.measure_states",
 ]  # fmt: skip
 IMPORTANT = {
     "agent.n_step": 8, "agent.policy_ema": 0.998, "critic.num_heads": 2, "env.step_s": 0.05, "replay.recent_share": 0.0,

@@ -255,6 +255,47 @@ def test_sampling_without_a_transition_is_refused():
         memory.sample()
 
 
+def test_sample_apart_leaves_the_batches_of_training_as_they_are():
+    spec = replay_spec()
+    memories = [append_steps(make_memory(spec), spec, random_steps(spec, [20] * 5)) for _ in range(2)]
+    first, again, other = (memories[0].sample_apart(32, seed) for seed in ((0, 1), (0, 1), (0, 2)))
+    assert len(first.reward) == 32 and torch.equal(first.reward, again.reward)
+    assert not torch.equal(first.reward, other.reward)
+    assert torch.equal(*(memory.sample().reward for memory in memories))
+    assert make_memory(spec).sample_apart(32, (0, 1)) is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 14), min_size=1, max_size=12),
+    capacity=st.integers(2, 60),
+    n_step=st.integers(1, 4),
+    since=st.integers(0, 60),
+    limit=st.integers(1, 60),
+    seed=st.integers(0, 10**6),
+)
+def test_finished_episodes_are_the_newest_whole_ones_within_the_limit(lengths, capacity, n_step, since, limit, seed):
+    spec = replay_spec(image=(2, 3, 2))
+    steps = random_steps(spec, lengths, seed)
+    memory = append_steps(make_memory(spec, capacity, n_step=n_step), spec, steps)
+    rng = memory.rng.bit_generator.state
+    oldest, wanted = len(steps) - len(memory), []
+    for end in reversed(range(max(since, oldest), len(steps))):
+        if not (steps[end][3] or steps[end][4]):
+            continue
+        first = max(end + 1 - steps[end][5], end + 1 - limit + sum(map(len, wanted)))
+        rows = [i for i in range(first, end + 1) if i >= oldest and history_start(spec, steps, i) >= oldest]
+        if not rows:
+            break
+        wanted.insert(0, rows)
+    episodes = memory.finished_episodes(since, limit)
+    assert [len(one.reward) for one in episodes] == [len(rows) for rows in wanted]
+    for episode, rows in zip(episodes, wanted, strict=True):
+        for b, i in enumerate(rows):
+            assert_same(episode, b, expected(steps, i, n_step, capacity))
+    assert memory.rng.bit_generator.state == rng
+
+
 def test_gap_in_the_stream_is_refused():
     spec = replay_spec()
     steps = random_steps(spec, [3, 3], endings=("terminated",))

@@ -152,13 +152,14 @@ def test_tensorboard_receives_all_metrics(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     writer = MetricsWriter(tmp_path, tensorboard=True, after=0)
-    writer.write(10, {"loss_critic": 0.5, "return_test_det": 3.0, "return_train": math.nan})
+    writer.write(10, {"loss_critic": 0.5, "return_test_det": 3.0, "return_train": math.nan, "q_earned": 1.0})
     writer.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert set(events.Tags()["scalars"]) == {
         "loss/loss_critic",
         "evaluation/return_test_det",
         "training/return_train",
+        "measure/q_earned",
     }
     scalar = events.Scalars("loss/loss_critic")[0]
     assert (scalar.step, scalar.value) == (10, 0.5)

@@ -5,8 +5,8 @@ import statistics
 import numpy as np
 import pytest
 
+from app.reporting.bootstrap import Precision
 from app.sweep.validation.statistics import (
-    Precision,
     compare,
     few_seeds_warning,
     mean_interval,

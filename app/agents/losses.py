@@ -19,8 +19,18 @@ def bellman_target(
         next_log_prob: Log-probability of that action (B,).
         alpha: Entropy coefficient, a scalar.
     """
-    soft_value = next_q.amin(0) - alpha * next_log_prob
-    return reward + discount * (1 - terminated) * soft_value
+    return reward + discount * (1 - terminated) * soft_value(next_q, next_log_prob, alpha)
+
+
+def soft_value(q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:
+    """Soft value of a state (B,): Haarnoja et al. 2018, equation 3, with the minimum over the heads.
+
+    Args:
+        q: Q-values of the heads for a sampled action (n, B).
+        log_prob: Log-probability of that action (B,).
+        alpha: Entropy coefficient, a scalar.
+    """
+    return q.amin(0) - alpha * log_prob
 
 
 def actor_loss(q: Tensor, log_prob: Tensor, alpha: Tensor) -> Tensor:

@@ -188,6 +188,19 @@ class SACAgent(TrainingAgent):
         Returns:
             Features of ``batch.obs``, for the actor to reuse, and metrics.
         """
+        loss, features, metrics = self.critic_loss(batch)
+        metrics["grad_norm_critic"] = clipped_step(self.critic_optimizer, self.critic_params, loss, self.cfg.grad_clip)
+        return features, metrics
+
+    def critic_loss(self, batch: Batch) -> tuple[Tensor, Features, dict[str, Tensor]]:
+        """Loss of trunk and Q-heads.
+
+        Args:
+            batch: Sample of the replay.
+
+        Returns:
+            The loss, the features of ``batch.obs`` with their graph, and metrics.
+        """
         model, alpha = self.model, self.alpha
         with torch.no_grad():
             # The policy, too, reads the target's features of the next observation, so that it is encoded once.
@@ -209,8 +222,7 @@ class SACAgent(TrainingAgent):
             reward_loss = prediction_loss(predicted, rewards, batch.future_mask)
             loss = critic_loss + self.prediction_weight * reward_loss
             metrics |= {"loss_prediction": reward_loss, "film_scale": features.film_params[:, :, 0].abs().mean()}
-        metrics["grad_norm_critic"] = clipped_step(self.critic_optimizer, self.critic_params, loss, self.cfg.grad_clip)
-        return features, metrics
+        return loss, features, metrics
 
     def update_actor(self, features: Features) -> dict[str, Tensor]:
         """Train the policy head on the features of ``detach_for_actor``, then the entropy coefficient.
@@ -221,20 +233,27 @@ class SACAgent(TrainingAgent):
         Returns:
             Metrics.
         """
-        model, alpha = self.model, self.alpha
-        inputs, film_params, _ = model.detach_for_actor(features)
-        action, log_prob, log_std = model.actor_from_features(inputs, film_params, deterministic=False)
-        q = model.q_from_features(inputs, film_params, action)
-        loss = actor_loss(q, log_prob, alpha)
+        loss, log_prob, log_std = self.policy_loss(self.model.detach_for_actor(features))
         norm = clipped_step(self.actor_optimizer, self.actor_params, loss, self.cfg.grad_clip)
         metrics = {"loss_actor": loss, "grad_norm_actor": norm, "entropy": -log_prob.mean()}
-        metrics |= {"log_std_mean": log_std.mean(), "alpha": alpha}
+        metrics |= {"log_std_mean": log_std.mean(), "alpha": self.alpha}
         if self.cfg.auto_alpha:
             metrics["loss_entropy"] = entropy_loss(self.log_alpha, log_prob, self.target_entropy)
             clipped_step(self.alpha_optimizer, [self.log_alpha], metrics["loss_entropy"], None)
             if self.cfg.alpha_min:
                 self.log_alpha.data.clamp_(min=math.log(self.cfg.alpha_min))
         return metrics
+
+    def policy_loss(self, features: Features) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss of the policy, the log-probability (B,) of the sampled actions, and the log-std (B, A).
+
+        Args:
+            features: Features of the observations; the gradient passes through them unless they are detached.
+        """
+        inputs, film_params, _ = features
+        action, log_prob, log_std = self.model.actor_from_features(inputs, film_params, deterministic=False)
+        q = self.model.q_from_features(inputs, film_params, action)
+        return actor_loss(q, log_prob, self.alpha), log_prob, log_std
 
     @torch.no_grad()
     def update_target(self) -> None:

@@ -53,6 +53,8 @@ def allowed(annotation: Any) -> str:
         return f"one of {', '.join(values)}" if len(values) > 1 else values[0]
     if get_origin(bare) is tuple:
         return _allowed_tuple(bare, bounds)
+    if get_origin(bare) is dict:
+        return f"a mapping of names to {_PLURALS.get(_split(get_args(bare)[1])[0], 'sections')}"
     if dataclasses.is_dataclass(bare):
         return f"a section with the keys {', '.join(f.name for f in dataclasses.fields(bare))}"
     return _bounded(_SINGULARS[bare], bounds)
@@ -90,6 +92,8 @@ def locate(schema: Any, loc: Sequence[str | int]) -> tuple[str, Any]:
             if not dataclasses.is_dataclass(item):
                 break
             annotation = item
+        elif get_origin(bare) is dict:
+            annotation = get_args(bare)[1]
         else:
             annotation = _fields(bare).get(str(step))
         names.append(str(step))

@@ -20,6 +20,7 @@ ADDED_GROUP = "restart"  # not in the defaults list, so it is chosen with a plus
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 Schema = TypeVar("Schema")
+RunSchema = TypeVar("RunSchema", bound=Config)
 
 # Advice for keys where the allowed values do not suggest a good one.
 _ADVICE = {
@@ -53,11 +54,12 @@ class ConfigError(UserError):
         return f"The configuration is not valid:\n{lines}\n{_HINT}"
 
 
-def load(cfg: DictConfig) -> Config:
+def load(cfg: DictConfig, schema: type[RunSchema] = Config) -> RunSchema:
     """Resolve, validate and freeze a composed configuration.
 
     Args:
         cfg: The configuration that Hydra composed from ``conf/`` and the command line.
+        schema: Type of the configuration: that of a run, or of a command that adds its own keys to it.
 
     Returns:
         The typed configuration, which fulfils the rules between keys.
@@ -65,7 +67,7 @@ def load(cfg: DictConfig) -> Config:
     Raises:
         ConfigError: The configuration is not valid; it names every problem.
     """
-    return _checked(validate(cfg, Config), rules.problems)
+    return _checked(validate(cfg, schema), rules.problems)
 
 
 def load_recorded(cfg: DictConfig) -> Config:
@@ -93,7 +95,7 @@ def validate(cfg: DictConfig, schema: type[Schema]) -> Schema:
         raise ConfigError(_problems(error, cfg, schema)) from None
 
 
-def _checked(config: Config, problems: Callable[[Config], list[str]]) -> Config:
+def _checked(config: RunSchema, problems: Callable[[Config], list[str]]) -> RunSchema:
     if found := problems(config):
         raise ConfigError(found)
     return config

@@ -218,6 +218,7 @@ class HealthConfig:
     loss_factors: tuple[AtLeastOne, AtLeastOne]  # change of a loss in an epoch: free of cost, and a jump
     clipped_targets: Share  # of the targets of an epoch; a larger share gives a warning
     standstill_share: PositiveFloat  # share of env.return_range
+    measure_states: Count  # states on which the networks are measured after an epoch; 0: no measures
     alpha_band: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
     collapse: CollapseConfig
 

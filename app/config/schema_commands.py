@@ -61,3 +61,15 @@ class EvaluateConfig:
     seed: Seed
     video: bool
     video_size: Annotated[int, Field(ge=64, le=2048)]
+
+
+@dataclass(frozen=True, config=FROZEN)
+class PostMortemConfig:
+    """Configuration of ``app/postmortem.py``."""
+
+    run: str  # folder of a run
+    record: str | None  # folder with recorded runs; null: that of the task in records
+    records: dict[str, str]  # by name of the environment, below the root of the repository
+    video: bool
+    video_size: Annotated[int, Field(ge=64, le=2048)]
+    threads: Count

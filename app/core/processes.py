@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
+from typing import NoReturn
 
 _POLL_INTERVAL_S = 0.5
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # a terminal or a service manager sends them to the children, too
@@ -26,6 +27,19 @@ def terminate_with_parent(parent: int) -> None:
         parent: Process id of the parent.
     """
     _run_when_orphaned(parent, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+@contextlib.contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Raise SystemExit on SIGTERM, so that the block ends in order; a running training handles the signal itself."""
+    if threading.current_thread() is not threading.main_thread():  # Python allows signal handlers there only
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -65,6 +79,10 @@ def is_orphan(parent: int | None) -> bool:
         parent: Process id of the parent; None for a process that has none to depend on.
     """
     return parent is not None and os.getppid() != parent
+
+
+def _exit(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)  # the exit code that shells and schedulers expect
 
 
 def _run_when_orphaned(parent: int, action: Callable[[], None]) -> None:

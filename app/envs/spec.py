@@ -9,6 +9,7 @@ from app.config.schema_env import TrackEnvConfig, TrackmaniaConfig
 from app.core.errors import UserError
 
 MAX_GEAR, MAX_RPM = 5, 10_000.0  # of the simulated cars; the game's are about the same
+STEER = 2  # index of a car's steering among its actions
 
 
 class EnvError(UserError, ValueError):

@@ -9,6 +9,7 @@ import torch
 
 from app.config.schema import TrainingConfig
 from app.config.schema_env import EnvConfig
+from app.core.torch_rng import forked_rng
 from app.envs.env_factory import make_env
 from app.evaluation.episodes import Observation, Policy, Start, make_starts, run_episodes
 from app.evaluation.results import Episode, Evaluation
@@ -65,8 +66,7 @@ class LocalEvaluator:
         """
         together = 1 if self.cfg.real_time else max(1, len(starts))
         groups = [slice(i, i + together) for i in range(0, len(starts), together)]
-        with torch.random.fork_rng(devices=_used_gpus()):
-            torch.manual_seed(self.seed)
+        with forked_rng(self.seed):
             return tuple(
                 episode for group in groups for episode in self._run_group(actor, starts[group], deterministic[group])
             )
@@ -115,11 +115,6 @@ def policy_of(actor: DrivingActor, deterministic: Sequence[bool]) -> Policy:
         return actor.actions(_stack(observations, actor.device), modes).cpu().numpy()
 
     return policy
-
-
-def _used_gpus() -> range:
-    """Return the GPUs whose generators this process may have used; asking about the others would start them."""
-    return range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
 
 
 def _stack(observations: Sequence[Observation], device: str) -> dict[str, torch.Tensor]:

@@ -28,6 +28,19 @@ def collapse_reason(history: History, config: Config) -> str | None:
     )
 
 
+def first_collapse(history: History, config: Config) -> tuple[int, str] | None:
+    """Return the first epoch after which a run counts as collapsed, counted from 1, and why; None if there is none.
+
+    Args:
+        history: Metrics of all epochs.
+        config: Configuration of the run, which has the rules.
+    """
+    for length in range(1, len(history) + 1):
+        if (reason := collapse_reason(history[:length], config)) is not None:
+            return length, reason
+    return None
+
+
 def _not_finite(history: History) -> str | None:
     names = [name for name in _CHECKED_METRICS for value in column(history[-1:], name) if not math.isfinite(value)]
     return f"not finite: {', '.join(names)}" if names else None

@@ -73,7 +73,11 @@ class ActorCritic(PolicyNetwork):
         """Parameters that the actor loss trains: the policy head, and without ``detach_actor`` the trunk, too."""
         yield from self.policy.parameters()
         if not self.detach_actor:
-            yield from (p for name, p in self.trunk.named_parameters() if not name.startswith("predict_rewards"))
+            yield from self.shared_parameters()
+
+    def shared_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the trunk that policy and Q-heads build on."""
+        yield from (p for name, p in self.trunk.named_parameters() if not name.startswith("predict_rewards"))
 
     def critic_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that the critic loss trains: the trunk and the Q-heads."""

@@ -32,6 +32,25 @@ def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor | None) -> tu
     return u.tanh(), (gaussian - log_det).sum(-1)
 
 
+def gauss_hermite() -> tuple[Tensor, Tensor]:
+    """Nodes and weights (nodes,) of a quadrature: ``f(nodes) @ weights`` is about E[f(ε)] for a standard normal ε."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    return torch.tensor(nodes, dtype=torch.float32), torch.tensor(weights / weights.sum(), dtype=torch.float32)
+
+
+def squashed_std(mean: Tensor, log_std: Tensor) -> Tensor:
+    """Standard deviation (B, A) of ``tanh(mean + exp(log_std) · ε)`` with a standard normal ε, by quadrature.
+
+    Args:
+        mean: Mean of the Gaussian (B, A).
+        log_std: Logarithm of its standard deviation (B, A).
+    """
+    nodes, weights = (part.to(mean.device) for part in gauss_hermite())
+    samples = (mean.unsqueeze(-1) + log_std.exp().unsqueeze(-1) * nodes).tanh()
+    expected = (samples * weights).sum(-1, keepdim=True)
+    return ((samples - expected).square() * weights).sum(-1).sqrt()
+
+
 class DeterministicAction(nn.Module):
     """Deterministic action (B, A) of a squashed Gaussian with mean and log-std (B, A).
 
@@ -48,9 +67,8 @@ class DeterministicAction(nn.Module):
     def __init__(self, action_dim: int, one_sided: Sequence[int]):
         super().__init__()
         self.any_one_sided = bool(one_sided)
-        nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
-        self.register_buffer("nodes", torch.tensor(nodes, dtype=torch.float32), persistent=False)
-        weights = torch.tensor(weights / weights.sum(), dtype=torch.float32)
+        nodes, weights = gauss_hermite()
+        self.register_buffer("nodes", nodes, persistent=False)
         self.register_buffer("weights", weights, persistent=False)
         mask = torch.zeros(action_dim)
         mask[list(one_sided)] = 1

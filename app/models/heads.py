@@ -112,10 +112,22 @@ class QHeads(nn.Module):
         x = functional.relu(x)
         return functional.dropout(x, self.dropout, self.training) if self.dropout else x
 
+    def activations(self, features: Tensor, film_params: Tensor | None, action: Tensor) -> list[Tensor]:
+        """Activations (n, B, width) of every hidden layer, before they are added to the residual stream."""
+        return self._hidden_layers(features, film_params, action)[1]
+
     def forward(self, features: Tensor, film_params: Tensor | None, action: Tensor) -> Tensor:
         """Evaluate every head; ``value.expectation`` converts the outputs to Q-values (n, B)."""
+        return self.out(self._hidden_layers(features, film_params, action)[0])
+
+    def _hidden_layers(
+        self, features: Tensor, film_params: Tensor | None, action: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Input of the last layer (n, B, width), and the activations of every hidden one."""
         x = self._activate(self.norms[0](self.embed(torch.cat([features, action], -1))))
+        activations = [x]
         for i, layer in enumerate(self.hidden):
             y = self.norms[i + 1](layer(x))
-            x = x + self._activate(film(y, film_params[:, i])) if self.modulated else self._activate(y)
-        return self.out(x)
+            activations.append(self._activate(film(y, film_params[:, i]) if self.modulated else y))
+            x = x + activations[-1] if self.modulated else activations[-1]
+        return x, activations

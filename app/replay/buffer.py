@@ -145,6 +145,43 @@ class ReplayMemory(TorchMemory):
         """
         return self._gather(self._draw())
 
+    def sample_apart(self, count: int, seed: Sequence[int]) -> Batch | None:
+        """Draw transitions uniformly with replacement, without the random generator that training draws from.
+
+        Args:
+            count: Number of transitions.
+            seed: Seed of the draws.
+
+        Returns:
+            The transitions; None if there is none whose observations can be rebuilt.
+        """
+        if not self._is_complete(np.arange(len(self))).any():
+            return None
+        return self._gather(self._draw_from(0, count, np.random.default_rng(seed)))
+
+    def finished_episodes(self, since: int, limit: int) -> list[Batch]:
+        """Return the newest episodes that were terminated or truncated, as the batches of their transitions in order.
+
+        Args:
+            since: Oldest row that may end an episode, counted from the first ever appended.
+            limit: Largest number of transitions together. The oldest episode lacks its first ones where it is too long.
+
+        Returns:
+            Batches, the oldest episode first. Their n-step sums end where the episode ends.
+        """
+        rows = np.arange(max(0, since - self._ring.oldest), len(self))
+        ends = rows[self._ends.take(self._positions(rows), axis=0, mode="wrap").any(axis=1)]
+        episodes: list[Batch] = []
+        for end in ends[::-1]:
+            age = int(self._age.take(self._positions(end), mode="wrap"))
+            steps = np.arange(max(0, end + 1 - min(age, limit)), end + 1)
+            steps = steps[self._is_complete(steps)]
+            if len(steps) == 0:
+                break
+            episodes.append(self._gather(steps))
+            limit -= len(steps)
+        return episodes[::-1]
+
     def get_transition(self, item: int) -> tuple[Any, ...]:
         """Return one transition as tmrl's memories do; training uses ``sample``.
 
@@ -224,13 +261,13 @@ class ReplayMemory(TorchMemory):
         parts = {0: self.batch_size - recent}
         newest = max(0, len(self) - self._recent_rows)
         parts[newest] = parts.get(newest, 0) + recent
-        return np.concatenate([self._draw_from(oldest, count) for oldest, count in parts.items() if count])
+        return np.concatenate([self._draw_from(oldest, count, self.rng) for oldest, count in parts.items() if count])
 
-    def _draw_from(self, oldest: int, count: int) -> np.ndarray:
+    def _draw_from(self, oldest: int, count: int, rng: np.random.Generator) -> np.ndarray:
         """Draw ``count`` row indices uniformly from ``oldest`` on; rows that cannot be rebuilt are drawn again."""
         accepted, missing = [], count
         while missing > 0:
-            indices = self.rng.integers(oldest, len(self), size=missing + missing // 8 + 8)
+            indices = rng.integers(oldest, len(self), size=missing + missing // 8 + 8)
             indices = indices[self._is_complete(indices)][:missing]
             if len(indices) == 0 and not self._is_complete(np.arange(oldest, len(self))).any():
                 if oldest == 0:

@@ -27,6 +27,13 @@ _GROUPS = {
     "outcome_": "evaluation",
     "loss_": "loss",
     "grad_": "gradient",
+    "train_eval_gap_": "measure",
+    "action_noise": "measure",
+    "steering_noise": "measure",
+    "q_predicted": "measure",
+    "q_earned": "measure",
+    "dormant_share": "measure",
+    "feature_rank": "measure",
     "": "training",
 }
 

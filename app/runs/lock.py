@@ -70,7 +70,7 @@ class Lock:
             self._lock.release(force=True)
             raise UserError(
                 f"{self.folder}: the folder of the {self._kind} cannot be made or locked ({error.strerror or error}). "
-                "Make it writable, or name another place with runs_dir or sweeps_dir."
+                "Make it writable, or name another place with runs_dir, sweeps_dir or labs_dir."
             ) from None
         except BaseException:
             self._lock.release(force=True)

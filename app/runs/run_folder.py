@@ -57,6 +57,7 @@ class RunFolder:
         videos: Folder of the videos.
         best_video: Video of the best policy.
         evaluation: Result of ``app/evaluate.py``.
+        post_mortem: Page of ``app/postmortem.py``.
         checkpoints: The two checkpoints.
         replay: Folder of the replay's rows.
         replay_fingerprint: Settings that the rows depend on.
@@ -75,6 +76,7 @@ class RunFolder:
         self.fingerprint, self.starts = path / "fingerprint.json", path / "starts.jsonl"
         self.curves, self.tensorboard, self.videos = path / "curves.png", path / "tensorboard", path / "videos"
         self.best_video, self.evaluation = self.videos / "best.mp4", path / "evaluation.json"
+        self.post_mortem = path / "postmortem.html"
         self.checkpoints, self.replay = Checkpoints(path / "checkpoints"), path / "replay"
         self.replay_fingerprint = self.replay / "fingerprint.json"
         self.best_actor, self.best_model, self.best_result = (
@@ -183,6 +185,7 @@ class RunFolder:
             self.tensorboard,
             self.videos,
             self.evaluation,
+            self.post_mortem,
             self.config,
             self.best_actor.parent,
         )

@@ -20,6 +20,7 @@ _WITHOUT_EFFECT = (  # on the score of a trial
     "replay.keep_after_trial",
     "health.on_collapse",
     "health.clipped_targets",
+    "health.measure_states",
 )
 
 

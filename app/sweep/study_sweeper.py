@@ -4,17 +4,16 @@ Every command imports this module, even one that only shows its configuration, s
 """
 
 import contextlib
-import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from app.core.errors import UserError
+from app.core.processes import exit_on_sigterm
 
 if TYPE_CHECKING:
     from app.sweep.session import SweepSession
@@ -54,7 +53,7 @@ class StudySweeper(Sweeper):
         session = start_session(self._config)
         if session is None:
             return
-        with session, _exit_on_sigterm(), _as_user_errors(session):
+        with session, exit_on_sigterm(), _as_user_errors(session):
             with contextlib.suppress(StudyComplete):
                 self._run_trials(session.launch.remaining, session.launch.batch_size, arguments)
 
@@ -67,23 +66,6 @@ class StudySweeper(Sweeper):
             raise UserError(f"hydra.sweeper: {_first_line(error)}. Correct its keys or leave them out.") from None
         sweeper.setup(**self._context)
         sweeper.sweep(arguments)
-
-
-@contextlib.contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Raise SystemExit on SIGTERM, so that the session ends in order; a running trial handles the signal itself."""
-    if threading.current_thread() is not threading.main_thread():  # Python allows signal handlers there only
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _exit)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _exit(number: int, _: object) -> NoReturn:
-    raise SystemExit(128 + number)  # the exit code that shells and schedulers expect
 
 
 @contextlib.contextmanager

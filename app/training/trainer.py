@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from app.agents.finite_check import NonFiniteError
+from app.agents.measures import measure
 from app.config.schema import Config
 from app.core.console import print_line
 from app.core.errors import UserError
@@ -37,6 +38,7 @@ from app.training.threads import PaceMonitor
 
 # Metrics that are logged of the policy that is not deployed.
 _OTHER_POLICY_METRICS = ("return_test_det", "lap_share_det", "laps_det", "lap_time_det")
+_MAX_EPISODE_STATES = 1000  # of the newest episodes, whose predicted and earned values are compared
 _MAX_ROWS_PER_BUFFER = 2 * MAX_STEPS_PER_BUFFER  # every step may be followed by a reset
 
 
@@ -76,6 +78,7 @@ class Trainer:
         self.writer: MetricsWriter | None = None
         self.best: dict[str, Any] = {}  # evaluation of the best policy
         self.epochs_done = 0  # evaluation included
+        self._rows_at_epoch = 0  # rows of the replay when the last epoch was completed
         self._provenance = {"fingerprint": fingerprint(config), "config": flatten(asdict(config.to_record()))}
         self._earlier_wall_s = 0.0  # of earlier starts
         self._start_time = self._last_save = time.monotonic()
@@ -213,6 +216,7 @@ class Trainer:
         if replay_cleared:
             self.interface.begin_episode()
         else:
+            self._rows_at_epoch = state.get("rows_at_epoch", 0)  # older versions measured nothing
             self._saved_replays = [saved["training"]["replay"] for saved in reversed(states)]
         if not episode_continues:
             print_line(
@@ -236,10 +240,11 @@ class Trainer:
     def _complete_epoch(self) -> None:
         """Evaluate, log, and keep the policy if it is the best; tmrl's loop saves a checkpoint next."""
         self.progress.evaluating()
-        evaluation = self._evaluate()
+        measures, evaluation = self._measure(), self._evaluate()
         self.epochs_done += 1
-        updates = self.loop.total_updates
-        metrics = self.loop.averager.take() | self.loop.memory.reward_range() | evaluation | {"updates": updates}
+        updates, memory = self.loop.total_updates, self.loop.memory
+        self._rows_at_epoch = memory.appended
+        metrics = self.loop.averager.take() | memory.reward_range() | measures | evaluation | {"updates": updates}
         metrics |= self.monitor.add(metrics) | self.counters()
         self.writer.write(updates, metrics)
         best = is_better(evaluation, self.best)
@@ -247,6 +252,15 @@ class Trainer:
             self._keep_best({**evaluation, "best_epoch": self.epochs_done})
         self.progress.evaluated(evaluation, best)
         self.monitor.check()
+
+    def _measure(self) -> dict[str, float]:
+        """Measure the networks on states of the replay and on the episodes that ended in this epoch."""
+        count, memory = self.config.health.measure_states, self.loop.memory
+        batch = memory.sample_apart(count, (self.config.seed, self.epochs_done)) if count else None
+        if batch is None:
+            return {}
+        episodes = memory.finished_episodes(self._rows_at_epoch, _MAX_EPISODE_STATES)
+        return measure(self.loop.agent, batch, episodes, self.config.seed)
 
     def _evaluate(self) -> dict[str, float]:
         """Evaluate both policies; the actor keeps the weights of the deployed one.
@@ -294,6 +308,7 @@ class Trainer:
             "rng": get_rng_state(),
             "threads": torch.get_num_threads(),
             "epochs_done": self.epochs_done,
+            "rows_at_epoch": self._rows_at_epoch,
             "vitals": self.monitor.state_dict(),
             "wall_s": self.counters()["wall_s"],
         }

@@ -14,8 +14,11 @@ from app.envs.env_factory import make_spec
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 _ADDED = ("restart",)  # groups that are not in the defaults list, so they are added with a plus
+_OF_OTHER_COMMANDS = ("lab",)  # groups that app/train.py does not have
 OPTIONS = sorted(
-    f"{'+' if path.parent.name in _ADDED else ''}{path.parent.name}={path.stem}" for path in CONF.glob("*/*.yaml")
+    f"{'+' if path.parent.name in _ADDED else ''}{path.parent.name}={path.stem}"
+    for path in CONF.glob("*/*.yaml")
+    if path.parent.name not in _OF_OTHER_COMMANDS
 )
 _REQUIREMENTS = {  # of options that do not fit the defaults
     "env=gym": ("model=mlp",),

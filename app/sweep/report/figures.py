@@ -1,13 +1,11 @@
 """Figures of a study by Optuna in a common style, as plain JSON, or a sentence if there is nothing to draw."""
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import optuna
-from plotly.graph_objects import Figure
 
 from app.core.system import keep_matplotlib_out_of_home
+from app.reporting.page import FigureJson, figure_json
 from app.sweep.report.records import TrialRecord
 
 keep_matplotlib_out_of_home()
@@ -24,11 +22,6 @@ COLOURS = {
     "waiting": "#b4bac2",
 }
 OTHER_COLOUR = "#4a5568"  # of trials that ended in another way
-
-FigureJson = dict[str, Any]  # "data" and "layout" of a plotly figure
-
-_GRID = "rgba(128, 128, 128, 0.25)"
-_TRANSPARENT = "rgba(0, 0, 0, 0)"
 
 
 def make_figures(
@@ -101,7 +94,7 @@ def _history(study: optuna.Study, ends: Mapping[int, str]) -> FigureJson:
     points.hovertemplate = "trial %{x}: %{y:.4g}, %{text}<extra></extra>"
     best.line = {"color": "#555", "width": 1.5, "shape": "hv"}
     best.hovertemplate = "best so far: %{y:.4g}<extra></extra>"
-    return _to_json(figure, 340, "trial", "score")
+    return figure_json(figure, 340, "trial", "score")
 
 
 def _epochs(study: optuna.Study, ends: Mapping[int, str], best: TrialRecord | None) -> FigureJson:
@@ -113,13 +106,13 @@ def _epochs(study: optuna.Study, ends: Mapping[int, str], best: TrialRecord | No
         trace.line = {"color": colour(ends[number]), "width": 4 if is_best else 1.2}
         trace.marker = {"color": colour(ends[number]), "size": 4}
         trace.hovertemplate = f"trial {number}, epoch %{{x}}: %{{y:.4g}}<extra></extra>"
-    return _to_json(figure, 340, "epoch", "score so far")
+    return figure_json(figure, 340, "epoch", "score so far")
 
 
 def _importances(study: optuna.Study, bars: int) -> FigureJson:
     figure = visualization.plot_param_importances(study)
     figure.update_traces(marker={"color": COLOURS["finished"]}, hovertemplate="%{y}: %{x:.3f}<extra></extra>")
-    return _to_json(figure, 90 + 26 * bars, "share of the importance", None)
+    return figure_json(figure, 90 + 26 * bars, "share of the importance", None)
 
 
 def _slice(study: optuna.Study, name: str, title: str, ends: Mapping[int, str]) -> FigureJson:
@@ -132,7 +125,7 @@ def _slice(study: optuna.Study, name: str, title: str, ends: Mapping[int, str]) 
     if figure.layout.xaxis.type == "log":
         values = [value for trace in figure.data for value in trace.x]
         figure.update_xaxes(dtick=1 if max(values) >= 100 * min(values) else "D2")  # decades, or 1, 2 and 5
-    return _to_json(figure, 230, title, None)
+    return figure_json(figure, 230, title, None)
 
 
 def _parallel(study: optuna.Study, names: Sequence[str]) -> FigureJson:
@@ -140,7 +133,7 @@ def _parallel(study: optuna.Study, names: Sequence[str]) -> FigureJson:
     short = short_names(names)
     axes = figure.layout.xaxis.ticktext
     figure.update_xaxes(ticktext=[axes[0], *(short[name] for name in names)], tickangle=-35)
-    return _to_json(figure, 460, None, None)
+    return figure_json(figure, 460, None, None)
 
 
 def _timeline(study: optuna.Study, ends: Mapping[int, str]) -> FigureJson:
@@ -149,25 +142,6 @@ def _timeline(study: optuna.Study, ends: Mapping[int, str]) -> FigureJson:
         trace.text = [f"trial {number}, {ends[number]}" for number in trace.y]
         trace.marker = {"color": [colour(ends[number]) for number in trace.y]}
         trace.hovertemplate = "%{text}<extra></extra>"
-    timeline = _to_json(figure, min(700, 140 + 9 * len(ends)), None, "trial")
+    timeline = figure_json(figure, min(700, 140 + 9 * len(ends)), None, "trial")
     timeline["layout"]["yaxis"]["autorange"] = "reversed"
     return timeline
-
-
-def _to_json(figure: Figure, height: int, x: str | None, y: str | None) -> FigureJson:
-    """Return a figure without a title and a background of its own, so that it suits the page in light and dark."""
-    figure.update_layout(
-        template="none",
-        title=None,
-        width=None,
-        height=height,
-        showlegend=False,
-        paper_bgcolor=_TRANSPARENT,
-        plot_bgcolor=_TRANSPARENT,
-        margin={"l": 56, "r": 36, "t": 16, "b": 48},
-        font={"family": "system-ui, sans-serif", "size": 12, "color": "#333"},
-    )
-    look = {"automargin": True, "gridcolor": _GRID, "zerolinecolor": _GRID, "exponentformat": "e"}
-    figure.update_xaxes(title={"text": x, "font": {"size": 13}}, **look)
-    figure.update_yaxes(title={"text": y, "font": {"size": 13}}, **look)
-    return json.loads(figure.to_json())

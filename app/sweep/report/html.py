@@ -1,7 +1,6 @@
 """Report of a study as ``report.html``: one page that needs no other file and no network."""
 
 import math
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,16 +9,16 @@ from typing import Any
 from urllib.parse import quote
 
 import optuna
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from plotly.offline import get_plotlyjs
 
 from app.core.console import format_duration
-from app.sweep.report.figures import FigureJson, colour, make_figures, make_slices, short_names
+from app.reporting.page import FigureJson, render_page
+from app.sweep.report.figures import colour, make_figures, make_slices, short_names
 from app.sweep.report.records import TrialRecord, best_trial, count_ends, no_best_reason, ranked
 from app.sweep.study_folder import StudyFolder
 
+_TEMPLATE = Path(__file__).with_name("report.html.jinja")
 _TOP = 10  # rows of the best trials
 _BAD_ROWS = 50  # rows of bad trials; trials.csv has them all
 _BAD_ENDS = ("failed", "collapsed", "not finite")
@@ -57,28 +56,28 @@ class ReportPage:
         drawn = {name: figure for name, figure in figures.items() if isinstance(figure, dict)}
         names = sorted({name for record in self.records for name in record.params})
         ends = count_ends(self.records)
-        return _template().render(
-            name=self.study.study_name,
-            objective=self.objective,
-            direction=self.direction,
-            facts=self._facts(),
-            ends=ends,
-            best=best,
-            no_best=no_best_reason(ends),
-            command=self.command,
-            notes=self.notes,
-            space=[self._parameter(name, best) for name in names],
-            missing={name: figure for name, figure in figures.items() if isinstance(figure, str)},
-            slices=[f"slice-{number}" for number in range(len(slices))],
-            drawn=drawn | {f"slice-{number}": figure for number, figure in enumerate(slices.values())},
-            names=short_names(names),
-            top=top,
-            bad=bad[-_BAD_ROWS:][::-1],
-            all_bad=len(bad),
-            link=self._link,
-            nonce=secrets.token_urlsafe(16),  # nothing that comes from the storage could run, even if it got through
-            plotly=get_plotlyjs(),
-        )
+        content = {
+            "name": self.study.study_name,
+            "objective": self.objective,
+            "direction": self.direction,
+            "facts": self._facts(),
+            "ends": ends,
+            "best": best,
+            "no_best": no_best_reason(ends),
+            "command": self.command,
+            "notes": self.notes,
+            "space": [self._parameter(name, best) for name in names],
+            "missing": {name: figure for name, figure in figures.items() if isinstance(figure, str)},
+            "slices": [f"slice-{number}" for number in range(len(slices))],
+            "names": short_names(names),
+            "top": top,
+            "bad": bad[-_BAD_ROWS:][::-1],
+            "all_bad": len(bad),
+            "link": self._link,
+            "colour": colour,
+        }
+        drawn |= {f"slice-{number}": figure for number, figure in enumerate(slices.values())}
+        return render_page(_TEMPLATE, content, drawn, {"as_text": _value_text, "duration": _duration_text})
 
     def _figures(self, best: TrialRecord | None) -> tuple[dict[str, FigureJson | str], dict[str, FigureJson]]:
         if not self.direction:
@@ -116,20 +115,8 @@ class ReportPage:
         return f"{self.folder.trials.name}/{quote(path.name)}/" if path is not None and path.is_dir() else None
 
 
-def _template() -> Any:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "as_text": _value_text,
-        "duration": lambda seconds: format_duration(math.nan if seconds is None else seconds),
-    }
-    environment.globals["colour"] = colour
-    return environment.get_template("report.html.jinja")
+def _duration_text(seconds: float | None) -> str:
+    return format_duration(math.nan if seconds is None else seconds)
 
 
 def _latest_space(study: optuna.Study, name: str) -> BaseDistribution:

@@ -14,13 +14,12 @@ from rich.text import Text
 from app.config.schema_commands import ValidateConfig
 from app.core.atomic_files import atomic_write, write_json
 from app.core.console import format_number, print_line
+from app.reporting.bootstrap import Interval, Precision
 from app.sweep.validation.candidates import Candidate
 from app.sweep.validation.statistics import (
     MEASURES,
     Comparison,
     Estimate,
-    Interval,
-    Precision,
     compare,
     few_seeds_warning,
 )

@@ -1,0 +1,31 @@
+"""Writes the page "what failed first" of a run: ``python app/postmortem.py run=runs/<name>``."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# Python puts app/ first on the path, where a file could shadow a package; the package to import is `app` itself.
+sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() not in (ROOT, ROOT / "app"))]
+
+import hydra  # noqa: E402
+from omegaconf import DictConfig  # noqa: E402
+
+from app.config.cli import as_user_errors, run  # noqa: E402
+
+
+@hydra.main(config_path="../conf", config_name="postmortem", execution_whitelist=[])
+@as_user_errors
+def main(cfg: DictConfig) -> None:
+    """Validate the configuration, and write the page."""
+    from app.config.load import validate
+    from app.config.schema_commands import PostMortemConfig
+
+    config = validate(cfg, PostMortemConfig)
+
+    from app.ablation.run_post_mortem import run_post_mortem
+
+    run_post_mortem(config)
+
+
+if __name__ == "__main__":
+    run(main, "app.config.schema_commands:PostMortemConfig")
