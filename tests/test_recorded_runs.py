@@ -31,7 +31,8 @@ def record(tmp_path):
 def restore_all(record, labs_dir, *overrides):
     """Plan the lab in another folder and restore the record there; return the plan and what was printed."""
     plan, output = plan_of(labs_dir, "lab=smoke", *overrides), io.StringIO()
-    restore(record, find_recorded(record, plan.runs, Console(file=output, width=1000)))
+    for run in find_recorded(record, plan.runs, Console(file=output, width=1000)):
+        restore(record, run)
     return plan, output.getvalue()
 
 

@@ -12,6 +12,7 @@ from app.ablation.evidence_panels import MECHANISMS
 from app.ablation.evidence_runs import EvidenceRun, read_evidence, with_overestimation
 from app.ablation.evidence_summary import FIXED
 from app.ablation.health_bands import MIN_RUNS, Exit, HealthyBands, find_exits, make_bands
+from app.ablation.lab_runs import LabFolder
 from app.config.faults import FaultState, faults_of
 from app.config.schema import Config
 from app.core.errors import UserError, format_error
@@ -22,7 +23,6 @@ from app.runs.config_file import read_config
 from app.runs.fingerprint import can_change_learning, differences, flatten
 from app.runs.run_folder import RunFolder
 
-EVIDENCE, ARMS = "evidence.csv", "arms"  # of a record
 _LABS = {"sim_lidar": "full", "sim": "images", "car_racing": "car_racing"}  # by task
 _NOT_COMPARED = ("seed", "training.epochs", "log_std_min")  # the last one is that of the section actor
 
@@ -145,16 +145,16 @@ def _end(folder: RunFolder) -> str:
 def _healthy(record: Path | None, config: Config) -> tuple[HealthyBands | None, str | None, tuple[str, ...]]:
     """Return the bands of the record for the task of a run, or why there are none, and the settings that differ."""
     task = config.env.name
-    if record is None or not (record / EVIDENCE).is_file():
-        place = "" if record is None else f" ({record / EVIDENCE} is missing)"
+    if record is None or not LabFolder(record).evidence.is_file():
+        place = "" if record is None else f" ({LabFolder(record).evidence} is missing)"
         return None, f"There are no recorded healthy runs on {task} to compare with{place}. {_advice(config)}", ()
-    path = record / EVIDENCE
+    path = LabFolder(record).evidence
     runs = [run for run in read_evidence(path) if run.arm == FIXED and run.task == task and run.epochs]
     if len(runs) < MIN_RUNS:
         count = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}"
         reason = f"{path} has {count} of the arm {FIXED} on {task}, and a band needs {MIN_RUNS}. {_advice(config)}"
         return None, reason, ()
-    arm = record / ARMS / f"{FIXED}.yaml"
+    arm = LabFolder(record).arms / f"{FIXED}.yaml"
     if not arm.is_file():
         return make_bands(runs), None, ()
     healthy = read_config(arm)

@@ -3,8 +3,9 @@
 from app.ablation.evidence_panels import MEASURES
 from app.ablation.evidence_runs import LAP_SHARE, EvidenceRun
 from app.ablation.evidence_summary import FIXED
-from app.ablation.failure_order import EVIDENCE, PostMortem, Suspect
+from app.ablation.failure_order import PostMortem, Suspect
 from app.ablation.health_bands import PERCENTILES, PERSISTENCE, WINDOW, Exit, Side, harmful_sides
+from app.ablation.lab_runs import LabFolder
 
 _OUTCOMES = (LAP_SHARE, "lap_share_stoch", "lap_time_det", "stability")  # results, not causes
 _LATER = 3  # epochs after an exit, in which the lowest lap share is named
@@ -52,10 +53,10 @@ def method(found: PostMortem) -> list[str]:
     if found.bands is None:
         return []
     low, high = PERCENTILES
-    runs = found.bands.runs
+    runs, table = found.bands.runs, LabFolder(found.record).evidence
     lines = [
         f"A band goes from the {low:g}th to the {high:g}th percentile of a measure over the {runs} runs of the arm "
-        f"{FIXED} in {found.record}/{EVIDENCE}, in the same epoch and the {WINDOW} before and after it, widened as "
+        f"{FIXED} in {table}, in the same epoch and the {WINDOW} before and after it, widened as "
         "far as it takes that none of these runs leaves the band of the others.",
         f"A measure has left its band where it lies outside for {PERSISTENCE} epochs in a row, on a side where it does "
         "harm: a lap share may lie above its band.",

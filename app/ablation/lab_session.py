@@ -22,7 +22,7 @@ from app.ablation.lab_runs import LabFolder, has_ended
 from app.ablation.lab_tables import print_cost, print_progress, print_runs
 from app.ablation.recorded_runs import RecordedRun, find_recorded, remove_restored, restore, write_arms
 from app.config.faults import FAULTS
-from app.config.load import load
+from app.config.load import CONF, load
 from app.config.schema_lab import LabConfig
 from app.core.console import make_console, print_line
 from app.core.errors import UserError, format_error
@@ -73,7 +73,7 @@ def run_lab(context: dict[str, Any], arguments: Sequence[str]) -> None:
         return
     with Lock(folder.path, "lab"):
         for record, run in _recorded_runs(lab, folder, plan, console):
-            restore(record, [run])
+            restore(record, run)
         print_cost(console, plan.chosen, lab.lab.seconds_per_update)
         _run(context, folder, plan, console)
 
@@ -84,7 +84,7 @@ def _recorded_runs(
     """Yield the runs that need not be trained, with their record: that of the lab itself, or the one it names."""
     is_record = folder.evidence.is_file() and folder.arms.is_dir() and not folder.runs.exists()
     own = [folder.path] if is_record else []
-    named = [] if lab.lab.recorded is None else [Path(lab.lab.recorded)]
+    named = [] if lab.lab.recorded is None else [CONF.parent / lab.lab.recorded]
     for record in (*own, *named):
         found = find_recorded(record, plan.runs, console)
         if found:

@@ -60,7 +60,7 @@ def find_recorded(record: Path, runs: Sequence[PlannedRun], console: Console) ->
         UserError: The record cannot be read.
     """
     try:
-        recorded = {(run.arm, run.seed): run for run in read_evidence(record / "evidence.csv")}
+        recorded = {(run.arm, run.seed): run for run in read_evidence(LabFolder(record).evidence)}
         missing = [planned for planned in runs if not planned.run.folder.path.exists()]
         pairs = [(run, planned) for planned in missing if (run := recorded.get((planned.run.arm, planned.run.seed)))]
         return tuple(_usable(record, [pair for pair in pairs if has_ended(pair[0].end)], console))
@@ -68,26 +68,24 @@ def find_recorded(record: Path, runs: Sequence[PlannedRun], console: Console) ->
         raise UserError(f"lab.recorded = {record}: {error} lab.recorded=null trains every run here.") from None
 
 
-def restore(record: Path, runs: Sequence[RecordedRun]) -> None:
-    """Make the run folders of some recorded runs: what their ends, metrics and settings are read from.
+def restore(record: Path, run: RecordedRun) -> None:
+    """Make the folder of a recorded run: what its end, its metrics and its settings are read from.
 
-    Each appears whole or not at all. It has no checkpoint, so ``RESTORED`` marks it.
+    It appears whole or not at all. It has no checkpoint, so ``RESTORED`` marks it.
 
     Args:
         record: Folder of the record.
-        runs: The runs.
+        run: The run.
     """
-    for run in runs:
-        draft = RunFolder(run.folder.path.with_name(f".{run.folder.path.name}"))
-        shutil.rmtree(draft.path, ignore_errors=True)  # of a command that was killed
-        make_folder(draft.path)
-        write_config(draft.config, run.config)
-        evidence = run.evidence
-        lines = [dict(_metrics(evidence, index)) for index in range(len(evidence.epochs))]
-        draft.metrics.write_text("".join(f"{strict_json(line)}\n" for line in lines), encoding="utf-8")
-        write_json(draft.summary, {"stop_reason": evidence.end, "epoch": evidence.last_epoch})
-        write_json(draft.path / RESTORED, {"record": str(record), "collapsed_at": evidence.collapsed_at})
-        draft.path.rename(run.folder.path)
+    draft, evidence = RunFolder(run.folder.path.with_name(f".{run.folder.path.name}")), run.evidence
+    shutil.rmtree(draft.path, ignore_errors=True)  # of a command that was killed
+    make_folder(draft.path)
+    write_config(draft.config, run.config)
+    lines = [dict(_metrics(evidence, index)) for index in range(len(evidence.epochs))]
+    draft.metrics.write_text("".join(f"{strict_json(line)}\n" for line in lines), encoding="utf-8")
+    write_json(draft.summary, {"stop_reason": evidence.end, "epoch": evidence.last_epoch})
+    write_json(draft.path / RESTORED, {"record": str(record), "collapsed_at": evidence.collapsed_at})
+    draft.path.rename(run.folder.path)
 
 
 def remove_restored(runs: Sequence[PlannedRun], console: Console) -> None:
@@ -105,7 +103,7 @@ def _usable(record: Path, pairs: Sequence[tuple[EvidenceRun, PlannedRun]], conso
     for run, planned in pairs:
         if planned.run.name in short:
             continue
-        arm = read_config(record / "arms" / f"{run.arm}.yaml")
+        arm = read_config(LabFolder(record).arms / f"{run.arm}.yaml")
         config = replace(arm, seed=run.seed, run_name=planned.run.name)
         if changes := changed_settings(config, planned.config):
             differing[run.arm] = changes

@@ -32,7 +32,7 @@ class LabSection:
     overrides: tuple[str, ...]  # of app/train.py for every run, before those of the command line
     seeds: Seeds
     arms: Annotated[dict[Name, ArmConfig], Field(min_length=1)]
-    recorded: str | None  # folder with recorded evidence, whose runs are not done again; null: none
+    recorded: str | None  # folder with recorded evidence, below the root of the repository; null: none
     dry_run: bool  # true: print the runs and the hours they need, and start nothing
     seconds_per_update: dict[str, PositiveFloat]  # by task, evaluation included; for tasks without a finished run
     process: str | None  # the process that launches the runs; the program sets it for its jobs
