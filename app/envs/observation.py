@@ -38,9 +38,14 @@ class _History:
         self._end += 1
         return self._rows[self._end - 1]
 
+    @property
+    def rows(self) -> np.ndarray:
+        """The rows ``(depth, *row_shape)``, oldest first; a view."""
+        return self._rows[self._end - self._depth : self._end]
+
     def snapshot(self) -> np.ndarray:
         """Return a copy of the rows ``(depth, *row_shape)``, oldest first."""
-        return self._rows[self._end - self._depth : self._end].copy()
+        return self.rows.copy()
 
 
 class ObservationBuilder:
@@ -130,6 +135,74 @@ class ObservationBuilder:
             observation["images"] = self._images.snapshot()
         if self._window is not None:
             observation["window"] = self._window.snapshot()
+        return observation
+
+
+class HistoryBatch:
+    """Histories of many running episodes, and the observations made of them; see ``ObservationBuilder``.
+
+    Args:
+        spec: The observation contract of every episode.
+        count: Number N of episodes.
+    """
+
+    def __init__(self, spec: ObservationSpec, count: int) -> None:
+        self._spec, self._count = spec, count
+        self._window_columns = list(spec.window_sensors)
+        self._floats = np.zeros((count, spec.float_dim), np.float32)
+        self._images = self._window = None
+        if spec.image_shape is not None:
+            history, height, width = spec.image_shape
+            self._images = _History(history, (count, height, width), np.uint8)
+        if spec.window:
+            self._window = _History(spec.window, (count, spec.window_dim), np.float32)
+
+    def reset(self, episodes: np.ndarray, sensors: np.ndarray, frames: np.ndarray | None) -> None:
+        """Begin some episodes.
+
+        Args:
+            episodes: ``(n,)`` int, their indices.
+            sensors: ``(n, sensors)`` float32, physical units.
+            frames: ``(n, H, W)`` uint8, or None without images.
+        """
+        self._floats[episodes] = 0.0
+        self._floats[episodes, : self._spec.sensors] = sensors
+        if self._images is not None:
+            self._images.rows[:, episodes] = frames
+        if self._window is not None:
+            rows = self._window.rows
+            rows[:, episodes] = 0.0
+            rows[-1, episodes, : len(self._window_columns)] = sensors[:, self._window_columns]
+
+    def append(self, sensors: np.ndarray, frames: np.ndarray | None, actions: np.ndarray, rewards: np.ndarray) -> None:
+        """Add one step to every episode.
+
+        Args:
+            sensors: ``(N, sensors)`` float32, measured after the step.
+            frames: ``(N, H, W)`` uint8, taken after the step, or None without images.
+            actions: ``(N, action_dim)`` float32.
+            rewards: ``(N,)``.
+        """
+        spec = self._spec
+        self._floats[:, : spec.sensors] = sensors
+        if spec.action_history:
+            past = self._floats[:, spec.sensors :]
+            past[:, : -spec.action_dim] = past[:, spec.action_dim :]
+            past[:, -spec.action_dim :] = actions
+        if self._images is not None:
+            self._images.push()[:] = frames
+        if self._window is not None:
+            row, count = self._window.push(), len(self._window_columns)
+            row[:, :count] = sensors[:, self._window_columns]
+            row[:, count:-1] = actions
+            row[:, -1] = rewards
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """Return the observations: arrays whose first axis is the episode; they belong to the caller."""
+        observation = {"floats": self._floats.copy()}
+        for part, history in (("images", self._images), ("window", self._window)):
+            if history is not None:
+                observation[part] = history.rows.swapaxes(0, 1).copy()
         return observation
 
 

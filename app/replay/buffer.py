@@ -14,6 +14,7 @@ from app.core.tmrl_api import Buffer, TorchMemory
 from app.envs.spec import ObservationSpec
 from app.replay import indexing
 from app.replay.batch import Batch
+from app.replay.demonstrations import Demonstrations
 from app.replay.ring import Ring
 from app.replay.row_format import MAX_AGE, RowFormat, array_kinds
 from app.replay.storage import Storage
@@ -116,19 +117,19 @@ class ReplayMemory(TorchMemory):
         if not steps:
             return
         resets = np.array([step[0] is None for step in steps])
-        values = self._format.encode(steps)
-        newest = self._ring.head - 1
-        is_open = len(self) > 0 and not self._ends[newest].any()  # the newest episode
-        follows_open = np.append(is_open, ~values["ends"].any(axis=1)[:-1])
-        if not (resets | follows_open).all():
-            raise ValueError("the stream of steps has a gap: a step follows neither a reset nor an open step")
-        ages = indexing.ages_of_rows(resets, int(self._age[newest]) if len(self) else 0)
-        values["age"] = np.minimum(ages, MAX_AGE)
-        self._ring.append(values)
+        self._append(self._format.encode(steps), resets)
         self.env_steps += int(np.count_nonzero(~resets))
-        rewards = values["rows"][~resets, self._format.reward]
-        low, high = self._reward_range
-        self._reward_range = float(rewards.min(initial=low)), float(rewards.max(initial=high))
+
+    def append_demonstrations(self, demonstrations: Demonstrations) -> None:
+        """Append whole episodes that somebody else has driven; they count as no environment step.
+
+        Args:
+            demonstrations: The episodes.
+
+        Raises:
+            UserError: The storage cannot take them; nothing is appended.
+        """
+        self._append(dict(demonstrations.arrays), demonstrations.resets)
 
     def reward_range(self) -> dict[str, float]:
         """Return the lowest and the highest reward ever appended; empty if there is none."""
@@ -252,6 +253,20 @@ class ReplayMemory(TorchMemory):
         self.rng.bit_generator.state = state["rng"]
         for name in TMRL_STATS:
             setattr(self, name, state["stats"][name])
+
+    def _append(self, values: dict[str, np.ndarray], resets: np.ndarray) -> None:
+        """Append rows in the form of ``RowFormat.encode``, of which ``resets`` (N,) begin an episode."""
+        newest = self._ring.head - 1
+        is_open = len(self) > 0 and not self._ends[newest].any()  # the newest episode
+        follows_open = np.append(is_open, ~values["ends"].any(axis=1)[:-1])
+        if not (resets | follows_open).all():
+            raise ValueError("the stream of steps has a gap: a step follows neither a reset nor an open step")
+        ages = indexing.ages_of_rows(resets, int(self._age[newest]) if len(self) else 0)
+        values["age"] = np.minimum(ages, MAX_AGE)
+        self._ring.append(values)
+        rewards = values["rows"][~resets, self._format.reward]
+        low, high = self._reward_range
+        self._reward_range = float(rewards.min(initial=low)), float(rewards.max(initial=high))
 
     def _draw(self) -> np.ndarray:
         """Draw the row indices of a batch (B,); 0 is the oldest."""

@@ -37,13 +37,14 @@ class Camera:
         row, column = round(_CAR_HEIGHT * size), size // 2
         self._car = slice(row - half_length, row + half_length), slice(column - half_width, column + half_width)
 
-    def capture(self, x: float, y: float, heading: float) -> np.ndarray:
+    def capture(self, x: float, y: float, heading: float, image: np.ndarray | None = None) -> np.ndarray:
         """Take an image.
 
         Args:
             x: Position of the car, m.
             y: Position of the car, m.
             heading: rad; it points up in the image.
+            image: ``(size, size)`` uint8 that receives the image; None for a new one.
 
         Returns:
             ``(size, size)`` uint8: grass dark, road grey, border white, car light grey.
@@ -57,6 +58,7 @@ class Camera:
             self._map,
             np.array([[sin, -cos, origin_x], [cos, sin, origin_y]]),
             (self._size, self._size),
+            dst=image,
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderValue=_GRASS,
         )

@@ -6,9 +6,9 @@ import math
 from app.config.schema_env import CarConfig
 from app.envs.spec import MAX_RPM
 
-_ZERO_LOCK_SPEED, _MIN_LOCK_SHARE = 50.0, 0.15  # m/s; see steer_lock_share
-_GEAR_TOPS = (0.12, 0.24, 0.4, 0.6, 1.0)  # top of gears 1 to 5, as shares of the top speed
-_STANDING_SPEED = 0.1  # m/s, below which the gear is 0
+ZERO_LOCK_SPEED, MIN_LOCK_SHARE = 50.0, 0.15  # m/s; see steer_lock_share
+GEAR_TOPS = (0.12, 0.24, 0.4, 0.6, 1.0)  # top of gears 1 to 5, as shares of the top speed
+STANDING_SPEED = 0.1  # m/s, below which the gear is 0
 
 
 class Car:
@@ -75,10 +75,10 @@ class Car:
     def gear_and_rpm(self) -> tuple[int, float]:
         """Return the gear, 0 (standing) to 5, and the rpm, which rise to 10 000 within a gear."""
         share = self.speed / self._config.top_speed
-        gear = bisect.bisect_right(_GEAR_TOPS, share, hi=len(_GEAR_TOPS) - 1)
-        return (gear + 1 if self.speed >= _STANDING_SPEED else 0), MAX_RPM * share / _GEAR_TOPS[gear]
+        gear = bisect.bisect_right(GEAR_TOPS, share, hi=len(GEAR_TOPS) - 1)
+        return (gear + 1 if self.speed >= STANDING_SPEED else 0), MAX_RPM * share / GEAR_TOPS[gear]
 
 
 def steer_lock_share(speed: float) -> float:
     """Return the share of the steering lock that is available at a speed in m/s: 1 at standstill, then less."""
-    return max(_MIN_LOCK_SHARE, 1.0 - speed / _ZERO_LOCK_SPEED)
+    return max(MIN_LOCK_SHARE, 1.0 - speed / ZERO_LOCK_SPEED)

@@ -28,7 +28,7 @@ class Lidar:
         self._full_range = np.full(len(angle), config.lidar_range)
         self._nearby = [
             (points, np.tile(joined, len(angle))[:-1])
-            for points, joined in _nearby_borders(track, config.lidar_range, config.top_speed * config.step_s)
+            for points, joined in nearby_borders(track, config.lidar_range, config.top_speed * config.step_s)
         ]
 
     def scan(self, x: float, y: float, heading: float, edge: int) -> np.ndarray:
@@ -62,7 +62,7 @@ class Lidar:
         return result
 
 
-def _nearby_borders(track: Track, reach: float, overshoot: float) -> list[tuple[np.ndarray, np.ndarray]]:
+def nearby_borders(track: Track, reach: float, overshoot: float) -> list[tuple[np.ndarray, np.ndarray]]:
     """Collect per edge of the centre line the border points that a beam may need.
 
     Args:

@@ -26,15 +26,17 @@ class SimEnv(TrackEnv):
     Args:
         config: Parameters of the environment.
         tracks: Seeds of the tracks that episodes are drawn from.
-        seed: Seed of the draws of tracks and starts.
+        seed: Seed of the draws of tracks and starts; None: a different one in every process.
         render_size: Width and height of a video frame in pixels.
 
     Attributes:
         car: The car on the track.
+        ghost: Pose (x and y in m, heading in rad) at which the video shows another car; None: it shows none.
     """
 
-    def __init__(self, config: SimConfig, tracks: Sequence[int], seed: int, render_size: int = 480) -> None:
+    def __init__(self, config: SimConfig, tracks: Sequence[int], seed: int | None, render_size: int = 480) -> None:
         self.car = Car(config.car)
+        self.ghost: tuple[float, float, float] | None = None
         self._renderer = VideoRenderer(render_size)
         super().__init__(config, tracks, seed)
 
@@ -56,9 +58,10 @@ class SimEnv(TrackEnv):
                 controls=self._controls,
                 trail=np.array(self._trail),
                 start=self._start,
-                lap_share=self._lap_share(),
+                lap_share=self.lap_share,
                 seconds=self._steps * config.step_s,
                 outcome=OUTCOMES[self._end],
+                ghost=self.ghost,
             )
         )
 

@@ -2,8 +2,9 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -44,7 +45,7 @@ class TrackEnv(gymnasium.Env):
     Args:
         config: Parameters of the environment.
         tracks: Seeds of the tracks that episodes are drawn from.
-        seed: Seed of the draws of tracks and starts.
+        seed: Seed of the draws of tracks and starts; None: a different one in every process.
 
     Attributes:
         observation_spec: The observation contract.
@@ -56,7 +57,7 @@ class TrackEnv(gymnasium.Env):
     # attributes that belong to the state of an episode; a saved state has them under these names
     EPISODE_STATE = ("_edge", "_start", "_along", "_progress", "_goal", "_idle", "_steps", "_running", "_end")
 
-    def __init__(self, config: TrackEnvConfig, tracks: Sequence[int], seed: int) -> None:
+    def __init__(self, config: TrackEnvConfig, tracks: Sequence[int], seed: int | None) -> None:
         self._config = config
         self._tracks = tuple(tracks)
         self.observation_spec = make_car_spec(config)
@@ -71,6 +72,16 @@ class TrackEnv(gymnasium.Env):
     @abstractmethod
     def car_state(self) -> CarState:
         """Present pose and instruments of the car."""
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the present episode."""
+        return self._steps
+
+    @property
+    def lap_share(self) -> float:
+        """Covered share of the lap, in [0, 1]."""
+        return min(max(self._progress / self.track.length, 0.0), 1.0)
 
     @abstractmethod
     def _make_track(self, seed: int) -> Track:
@@ -98,17 +109,17 @@ class TrackEnv(gymnasium.Env):
             The first observation and its info.
 
         Raises:
-            ValueError: If the start is outside [0, 1).
+            ValueError: If an option is unknown, or the start is outside [0, 1).
         """
         super().reset(seed=seed)
-        track, start = self._draw_episode(**(options or {}))
+        track, start = draw_episode(self._config, self._tracks, self.np_random, options)
         return self._begin_episode(track, start), self._info()
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Drive for one time step.
 
         Args:
-            action: ``(3,)`` in [-1, 1]; values outside are clipped.
+            action: ``(3,)`` in [-1, 1]; values outside are clipped, in the observation too.
 
         Returns:
             Observation, reward, terminated, truncated, info.
@@ -119,7 +130,7 @@ class TrackEnv(gymnasium.Env):
         """
         if not self._running:
             raise gymnasium.error.ResetNeeded("the episode has ended: call reset() before step()")
-        action = np.asarray(action, np.float32)
+        action = np.minimum(np.maximum(np.asarray(action, np.float32), -1.0), 1.0)
         self._drive(*_to_controls(action))
         car = self.car_state
         progress, offset = self._advance(car)
@@ -133,16 +144,6 @@ class TrackEnv(gymnasium.Env):
         if outcome == "lap":
             info |= self._lap_info()
         return obs, reward, outcome in ("off_track", "stalled"), outcome in ("lap", "timeout"), info
-
-    def _draw_episode(self, track: int | None = None, start: float | None = None) -> tuple[int, float]:
-        """Return track and start of an episode, drawing what is not given."""
-        if track is None:
-            track = self._tracks[self.np_random.integers(len(self._tracks))]
-        if start is None:
-            start = self.np_random.random() if self._config.random_start else 0.0
-        if not 0.0 <= start < 1.0:
-            raise ValueError(f"options: start={start} is not a share of the track in [0, 1)")
-        return int(track), float(start)
 
     def _load_track(self, seed: int) -> None:
         self.track = self._make_track(seed)
@@ -198,14 +199,40 @@ class TrackEnv(gymnasium.Env):
         return self._camera.capture(car.x, car.y, car.heading)
 
     def _info(self) -> dict[str, Any]:
-        return {"lap_share": self._lap_share(), "speed": self.car_state.speed}
+        return {"lap_share": self.lap_share, "speed": self.car_state.speed}
 
     def _lap_info(self) -> dict[str, Any]:
         """Return the additional info of a finished lap."""
         return {"lap_time": self._steps * self._config.step_s}
 
-    def _lap_share(self) -> float:
-        return min(max(self._progress / self.track.length, 0.0), 1.0)
+
+def draw_episode(
+    config: TrackEnvConfig, tracks: Sequence[int], rng: np.random.Generator, options: Mapping[str, Any] | None
+) -> tuple[int, float]:
+    """Return the track seed and the start of an episode, drawing what the options do not give.
+
+    Args:
+        config: Parameters of the environment.
+        tracks: Seeds of the tracks to draw from.
+        rng: Generator of the draws.
+        options: Options of ``TrackEnv.reset``.
+
+    Raises:
+        ValueError: If an option is unknown or out of range.
+    """
+    options = options or {}
+    if unknown := sorted(options.keys() - {"track", "start"}):
+        raise ValueError(f"options: {unknown[0]} is unknown; there are track (a seed) and start (a share of the track)")
+    track, start = options.get("track"), options.get("start")
+    if track is None:
+        track = tracks[rng.integers(len(tracks))]
+    if start is None:
+        start = rng.random() if config.random_start else 0.0
+    if not (isinstance(start, Real) and 0.0 <= start < 1.0):
+        raise ValueError(f"options: start={start} is not a share of the track in [0, 1)")
+    if not (isinstance(track, Integral) and track >= 0):
+        raise ValueError(f"options: track={track} is not a seed; seeds are whole numbers from 0")
+    return int(track), float(start)
 
 
 @lru_cache(maxsize=256)

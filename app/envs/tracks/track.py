@@ -29,6 +29,7 @@ class Track:
         half_width: As given.
         centre: As given.
         arc_length: ``(points,)`` float64, distance of each point from the first along the centre line, m.
+        edges: ``(points, 5)`` float64, per edge its first point (x, y in m), unit direction (x, y) and length (m).
         left: Left border.
         right: Right border.
         curve: As given.
@@ -52,8 +53,9 @@ class Track:
         self.arc_length = np.concatenate([[0.0], np.cumsum(edge_length)[:-1]])
         self.left, self.right = borders
         self.curve = curve
+        self.edges = np.column_stack([centre, direction, edge_length])
         # plain lists: the search in every step reads single numbers, which NumPy makes slow
-        self._edges = np.column_stack([centre, direction, edge_length]).tolist()
+        self._edges = self.edges.tolist()
         self._edge_starts = self.arc_length.tolist()
 
     def project(self, x: float, y: float, nearby_edge: int) -> tuple[int, float, float]:

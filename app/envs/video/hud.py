@@ -7,15 +7,16 @@ from app.envs.video.canvas import Colour, draw_closed_line, draw_heat_line, fill
 from app.envs.video.render_state import RenderState
 
 # All lengths are for an image of 480 pixels and grow with it: ``zoom`` is the size of the image divided by that.
-_DESIGN_SIZE = 480.0
+DESIGN_SIZE = 480.0
 _PANEL, _PANEL_ALPHA = (16, 20, 28), 0.72
-_TEXT, _LABEL, _BAR_BACKGROUND = (244, 246, 248), (158, 168, 182), (58, 66, 80)
+TEXT, LABEL, _BAR_BACKGROUND = (244, 246, 248), (158, 168, 182), (58, 66, 80)
+GHOST = (150, 120, 235)  # of a car that drives alongside
 _GAS, _BRAKE, _STEER, _ROAD, _CAR = (88, 214, 120), (240, 84, 78), (92, 172, 255), (150, 160, 176), (248, 166, 32)
 _BANNERS: dict[str, tuple[str, Colour]] = {
     "lap": ("LAP COMPLETE", _GAS),
     "off_track": ("OFF TRACK", _BRAKE),
     "stalled": ("STALLED", _BRAKE),
-    "timeout": ("TIME OUT", _LABEL),
+    "timeout": ("TIME OUT", LABEL),
 }
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -28,21 +29,21 @@ def draw_hud(image: np.ndarray, state: RenderState) -> None:
         image: ``(size, size, 3)`` uint8, RGB; a finished image of the world.
         state: State of the episode.
     """
-    zoom = len(image) / _DESIGN_SIZE
+    zoom = len(image) / DESIGN_SIZE
     _draw_map(image, state, zoom)
-    _draw_panel(image, (12, 396, 468, 468), zoom)
+    draw_panel(image, (12, 396, 468, 468), zoom)
     _draw_speed(image, state, zoom)
     _draw_lap(image, state, zoom)
     _draw_controls(image, state.controls, zoom)
     if state.outcome is not None:
         text, colour = _BANNERS[state.outcome]
-        _draw_panel(image, (130, 24, 330, 64), zoom)
-        _draw_text(image, text, (230, 51), 0.72, colour, zoom, anchor=0.5)
+        draw_panel(image, (130, 24, 330, 64), zoom)
+        draw_text(image, text, (230, 51), 0.72, colour, zoom, anchor=0.5)
 
 
 def _draw_map(image: np.ndarray, state: RenderState, zoom: float) -> None:
     left, top, right, bottom = 344, 12, 468, 136
-    _draw_panel(image, (left, top, right, bottom), zoom)
+    draw_panel(image, (left, top, right, bottom), zoom)
     low, high = state.track.centre.min(axis=0), state.track.centre.max(axis=0)
     scale = (right - left - 28) / (high - low).max()
     middle, centre = (low + high) / 2.0, np.array([(left + right) / 2.0, (top + bottom) / 2.0])
@@ -54,23 +55,25 @@ def _draw_map(image: np.ndarray, state: RenderState, zoom: float) -> None:
     draw_closed_line(image, to_pixels(state.track.centre), _ROAD, 4 * zoom)
     trail = state.trail[::4]
     draw_heat_line(image, to_pixels(trail[:, :2]), trail[:, 2] / state.fast_speed, 3 * zoom)
-    _draw_dot(image, to_pixels(np.array(state.track.pose(state.start)[:2])), 3.5, _TEXT, zoom)
+    _draw_dot(image, to_pixels(np.array(state.track.pose(state.start)[:2])), 3.5, TEXT, zoom)
+    if state.ghost is not None:
+        _draw_dot(image, to_pixels(np.array(state.ghost[:2])), 4.5, GHOST, zoom)
     _draw_dot(image, to_pixels(np.array(state.pose[:2])), 6.5, _PANEL, zoom)
     _draw_dot(image, to_pixels(np.array(state.pose[:2])), 5.0, _CAR, zoom)
 
 
 def _draw_speed(image: np.ndarray, state: RenderState, zoom: float) -> None:
-    _draw_text(image, f"{state.speed * 3.6:.0f}", (90, 440), 1.15, _TEXT, zoom, anchor=1.0)
-    _draw_text(image, "km/h", (96, 440), 0.48, _LABEL, zoom)
+    draw_text(image, f"{state.speed * 3.6:.0f}", (90, 440), 1.15, TEXT, zoom, anchor=1.0)
+    draw_text(image, "km/h", (96, 440), 0.48, LABEL, zoom)
     share = state.speed / state.fast_speed
     _draw_bar(image, (26, 450, 134, 458), 0.0, share, heat_colour(share), zoom)
 
 
 def _draw_lap(image: np.ndarray, state: RenderState, zoom: float) -> None:
-    _draw_text(image, "LAP", (158, 420), 0.42, _LABEL, zoom)
-    _draw_text(image, f"{100 * state.lap_share:.0f}%", (268, 438), 0.8, _TEXT, zoom, anchor=1.0)
-    _draw_text(image, f"{state.seconds:.1f} s", (158, 438), 0.48, _TEXT, zoom)
-    _draw_bar(image, (158, 450, 268, 458), 0.0, state.lap_share, _TEXT, zoom)
+    draw_text(image, "LAP", (158, 420), 0.42, LABEL, zoom)
+    draw_text(image, f"{100 * state.lap_share:.0f}%", (268, 438), 0.8, TEXT, zoom, anchor=1.0)
+    draw_text(image, f"{state.seconds:.1f} s", (158, 438), 0.48, TEXT, zoom)
+    _draw_bar(image, (158, 450, 268, 458), 0.0, state.lap_share, TEXT, zoom)
 
 
 def _draw_controls(image: np.ndarray, controls: tuple[float, float, float], zoom: float) -> None:
@@ -82,7 +85,7 @@ def _draw_controls(image: np.ndarray, controls: tuple[float, float, float], zoom
     ]
     for row, (name, low, high, colour) in enumerate(bars):
         y = 408 + 20 * row
-        _draw_text(image, name, (294, y + 9), 0.42, _LABEL, zoom)
+        draw_text(image, name, (294, y + 9), 0.42, LABEL, zoom)
         _draw_bar(image, (350, y, 456, y + 9), low, high, colour, zoom)
 
 
@@ -106,7 +109,7 @@ def _draw_dot(image: np.ndarray, centre: np.ndarray, radius: float, colour: Colo
     fill_polygons(image, [centre + radius * zoom * np.stack([np.cos(angle), np.sin(angle)], axis=1)], colour)
 
 
-def _draw_panel(image: np.ndarray, box: Box, zoom: float) -> None:
+def draw_panel(image: np.ndarray, box: Box, zoom: float) -> None:
     """Darken a rectangle with round corners."""
     left, top, right, bottom = (round(edge * zoom) for edge in box)
     area = image[top:bottom, left:right]
@@ -119,7 +122,7 @@ def _draw_panel(image: np.ndarray, box: Box, zoom: float) -> None:
     area[:] = cv2.addWeighted(darkened, _PANEL_ALPHA, area, 1.0 - _PANEL_ALPHA, 0.0)
 
 
-def _draw_text(
+def draw_text(
     image: np.ndarray,
     text: str,
     position: tuple[float, float],

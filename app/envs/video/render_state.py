@@ -22,6 +22,7 @@ class RenderState:
         lap_share: Share of the lap that was driven, in [0, 1].
         seconds: Time since the start of the episode.
         outcome: Why the episode ended; None while it runs.
+        ghost: Pose of a car that drives alongside (x and y in m, heading in rad); None without one.
     """
 
     track: Track
@@ -34,3 +35,4 @@ class RenderState:
     lap_share: float
     seconds: float
     outcome: str | None
+    ghost: tuple[float, float, float] | None = None

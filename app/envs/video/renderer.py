@@ -8,7 +8,7 @@ import numpy as np
 
 from app.envs.tracks.track import Track, offset_curve
 from app.envs.video.canvas import Canvas, Colour
-from app.envs.video.hud import draw_hud
+from app.envs.video.hud import GHOST, draw_hud
 from app.envs.video.render_state import RenderState
 
 _VIEW, _VIEW_PER_SPEED = 58.0, 0.9  # width of the view: m at standstill, and m more per m/s
@@ -55,6 +55,8 @@ class VideoRenderer:
         _draw_road(canvas, state.track, view)
         _draw_start_line(canvas, state.track, state.start)
         _draw_trail(canvas, state)
+        if state.ghost is not None:
+            _draw_ghost(canvas, state.ghost)
         _draw_car(canvas, state.controls)
         draw_hud(canvas.image, state)
         return canvas.image
@@ -96,6 +98,16 @@ def _draw_start_line(canvas: Canvas, track: Track, start: float) -> None:
 def _draw_trail(canvas: Canvas, state: RenderState) -> None:
     trail = state.trail[-_TRAIL_STEPS:]
     canvas.draw_heat_line(trail[:, :2], trail[:, 2] / state.fast_speed, 0.8)
+
+
+def _draw_ghost(canvas: Canvas, pose: tuple[float, float, float]) -> None:
+    """Draw the outline of another car, filled in one colour."""
+    x, y, heading = pose
+    forward = np.array([math.cos(heading), math.sin(heading)])
+    right = np.array([forward[1], -forward[0]])
+    for outline, colour in ((_HULL, GHOST), (_COCKPIT, _PAINT)):
+        points = _CAR_SCALE * np.array(outline)
+        canvas.fill_polygons([np.array([x, y]) + points[:, :1] * forward + points[:, 1:] * right], colour)
 
 
 def _draw_car(canvas: Canvas, controls: tuple[float, float, float]) -> None:

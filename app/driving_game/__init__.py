@@ -1,0 +1,1 @@
+"""Driving the simulator by hand: window, drivers, ghost, recorded laps and demonstrations."""
