@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from app.core.console import format_duration
+from app.reporting.number_format import duration
 from benchmarks.common import machine, markdown, number, parser, publish
 from benchmarks.learning import Job, Outcome, add_run_arguments, run_jobs
 
@@ -65,7 +65,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             number(row["best_epoch"], "{}"),
             number(row["return_last"], "{:.1f}"),
             number(row["env_steps"], "{:,}"),
-            format_duration(row["wall_s"]),
+            duration(row["wall_s"]),
             row["failure"] or ("yes" if row["in_band"] else "NO"),
         )
         for row in rows

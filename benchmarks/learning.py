@@ -29,7 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from app.core.console import format_duration
+from app.reporting.number_format import duration
 from benchmarks.common import ROOT, machine, markdown, number, parser, publish
 
 
@@ -91,7 +91,7 @@ def _run(job: Job, runs_dir: Path, overrides: tuple[str, ...]) -> Outcome:
             command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
         ).returncode
     outcome = read_run(job, folder, time.monotonic() - start, code, log)
-    print(f"{job.name}: {outcome.failure or 'done'}, {format_duration(outcome.wall_s)}", file=sys.stderr, flush=True)
+    print(f"{job.name}: {outcome.failure or 'done'}, {duration(outcome.wall_s)}", file=sys.stderr, flush=True)
     return outcome
 
 
@@ -172,14 +172,14 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     cells = [
         (
             str(row["seed"]),
-            format_duration(row["wall_s"]),
+            duration(row["wall_s"]),
             *(number(row[key], "{:,}") for key in ("updates", "env_steps", "best_epoch")),
             *(with_spread(row, f"lap_share_{policy}") for policy in ("det", "stoch")),
             number(row["laps_det"], "{:.0%}"),
             number(row["lap_time_det"], "{:.2f} s"),
             number(row["lap_time_ratio_det"]),
             number(row["first_lap_epoch"], "epoch {}"),
-            "-" if row["first_lap_wall_s"] is None else format_duration(row["first_lap_wall_s"]),
+            "-" if row["first_lap_wall_s"] is None else duration(row["first_lap_wall_s"]),
             number(row["last_lap_share_det"]),
             row["failure"] or "finished",
         )

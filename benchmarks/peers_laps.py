@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from app.core.console import format_duration
+from app.reporting.number_format import duration
 from benchmarks.common import ROOT, markdown, number
 from benchmarks.learning import last_lines
 
@@ -212,7 +212,7 @@ def laps_table(rows: Sequence[Mapping[str, Any]]) -> str:
             str(row["evaluations"]),
             *(number(row[key], "{:.0%}") for key in ("best_laps", "held")),
             number(row["cpu_s"], "{:.1f}"),
-            format_duration(row["wall_s"]),
+            duration(row["wall_s"]),
             number(row["load"], "{:.1f}"),
             row["failure"] or "done",
         )

@@ -17,7 +17,7 @@ from app.ablation.effects import (
 )
 from app.ablation.epoch_curves import epoch_curve
 from app.ablation.evidence_runs import EvidenceRun
-from app.ablation.run_scores import PRIMARY, SCORES, first_full_lap, held_share, worst_since_full_lap
+from app.ablation.run_scores import PRIMARY, SCORES
 from app.reporting.bootstrap import Precision, bootstrap_interval
 
 BY_NAME = {score.name: score for score in SCORES}
@@ -105,14 +105,6 @@ def test_equal_arms_are_claimed_to_differ_as_often_as_documented(seeds):
     pairs = [(list(rng.normal(size=seeds)), list(rng.normal(size=seeds))) for _ in range(200)]
     claims = sum(effect(*pair, BY_NAME["mean"], quick).claim is not Claim.NOTHING for pair in pairs)
     assert claims / len(pairs) == pytest.approx(FALSE_CLAIMS[seeds], abs=0.08)
-
-
-def test_lap_counts_as_held_from_the_first_full_lap_on():
-    shares = [0.1, 0.96, 1.0, 0.4, 1.0]
-    assert first_full_lap(shares) == 2
-    assert held_share(shares) == 3 / 4
-    assert worst_since_full_lap(shares) == 0.4
-    assert (first_full_lap([0.1, 0.94]), held_share([0.1, 0.94]), worst_since_full_lap([0.1])) == (None, 0.0, 0.0)
 
 
 def test_scores_of_a_run_are_those_of_its_first_epochs():

@@ -159,7 +159,7 @@ def test_runs_that_did_not_finish_are_listed_and_do_not_count(write):
     page, markdown = write([*rows(), *failed, pending])
     sentences = (
         "fault_1, seed 3, sim_lidar: failed: the disk is full, after 1 epochs.",
-        "fix_1, seed 3, sim_lidar: to be done, after 0 epochs.",
+        "fix_1, seed 3, sim_lidar: to be done.",
     )
     assert all(sentence in Cells(page.read_text()).text for sentence in sentences)
     assert "the disk is full" in markdown.read_text()
@@ -212,6 +212,13 @@ def test_run_that_became_nan_before_its_first_evaluation_counts_with_lap_share_0
     scores = summary.tasks[0].find("fault_1").scores[0]
     assert scores.estimates["mean"].values[3] == 0.0 and scores.estimates["collapsed"].values[3] == 1.0
     assert "fault_1, seed 3, sim_lidar: not finite: loss_critic, after 0 epochs." in summary.problems
+
+
+def test_runs_of_an_arm_that_have_not_begun_are_named_together(read):
+    waiting = [without_epoch("fault_1", seed, "to be done") for seed in (3, 4)]
+    problems = read([*rows(), *waiting, *lap_rows("fixed", 3, [0.5] * 4, end="running/stopped")]).problems
+    assert "fault_1, seeds 3, 4, sim_lidar: to be done." in problems
+    assert "fixed, seed 3, sim_lidar: running/stopped, after 4 epochs." in problems
 
 
 def test_lab_whose_runs_all_became_nan_at_once_has_a_report(write):

@@ -29,6 +29,7 @@ from tests.helpers.stopped_runs import QUICK, configure
 from tests.test_evidence_report import HOSTILE, Cells, drawn
 
 EPOCHS = 12
+LABS = {"sim_lidar": "docs/evidence/full"}  # as in conf/postmortem.yaml
 FIXED = make_arm("fixed", "reference", (), EPOCHS)
 BROKEN = ("env=sim_lidar", "encoder.dropout=0.1", "actor.detach=false")
 LOST_LAP = {"lap_share_det": 0.2, "lap_share_stoch": 0.2}
@@ -142,7 +143,7 @@ def test_hostile_text_is_harmless(tmp_path, record):
 
 
 def test_missing_record_is_told_with_the_command_that_makes_one(tmp_path):
-    text = page_of(make_run(tmp_path, *BROKEN), tmp_path / "nowhere").text
+    text = page_of(make_run(tmp_path, *BROKEN), tmp_path / "nowhere", records=LABS).text
     assert f"({tmp_path}/nowhere/evidence.csv is missing). python app/lab.py lab=full arms=[fixed] makes some" in text
     assert "This run has fault 3: dropout in the context encoder" in text
 
@@ -161,7 +162,7 @@ def test_two_healthy_runs_are_too_few(tmp_path, record):
 
 def test_epochs_of_another_length_are_not_compared(tmp_path, record):
     run = make_run(tmp_path, "env=sim_lidar", "training.updates_per_epoch=50")
-    text = page_of(run, record).text
+    text = page_of(run, record, records=LABS).text
     assert "An epoch of this run has 50 updates" in text and "lab.name=healthy makes some" in text
 
 
@@ -202,11 +203,11 @@ def test_command_repeats_the_run_with_only_its_fault_repaired(overrides):
 
 def test_folder_without_a_run_or_an_epoch_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"run = .*: holds no run \(.*config.yaml is missing\)"):
-        examine(RunFolder(tmp_path), lambda task: None)
+        examine(RunFolder(tmp_path), {})
     run = make_run(tmp_path)
     (run / "metrics.jsonl").write_text("")
     with pytest.raises(UserError, match="has not finished an epoch"):
-        examine(RunFolder(run), lambda task: None)
+        examine(RunFolder(run), {})
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", '{"step": 1}', '{"step": 1, "epoch": "one"}'])
@@ -214,7 +215,7 @@ def test_damaged_metrics_are_refused_in_one_sentence(tmp_path, line):
     run = make_run(tmp_path)
     (run / "metrics.jsonl").write_text(f"{line}\n")
     with pytest.raises(UserError, match=r"metrics.jsonl: cannot be read \(") as error:
-        examine(RunFolder(run), lambda task: None)
+        examine(RunFolder(run), {})
     assert "\n" not in str(error.value)
 
 

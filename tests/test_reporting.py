@@ -17,13 +17,14 @@ from rich.console import Console
 from rich.text import Text
 
 from app.core.atomic_files import write_json
-from app.core.console import format_duration, format_number, print_line
+from app.core.console import print_line
 from app.envs.env_factory import make_spec
 from app.evaluation.results import Episode, Evaluation
 from app.replay.memory_check import MemoryEstimate
 from app.reporting import metrics as metrics_module
 from app.reporting.banner import BannerFacts, print_banner
 from app.reporting.curves import plot_curves, read_metrics
+from app.reporting.metric_logs import TensorBoardLog
 from app.reporting.metrics import MetricsWriter
 from app.reporting.progress import Progress
 from app.reporting.summary import print_evaluation, print_summary
@@ -90,7 +91,7 @@ def test_task_without_laps_has_no_lap_metrics():
 
 
 def test_metrics_lines_are_strict_json_and_readable_at_once(tmp_path):
-    writer = MetricsWriter(tmp_path, tensorboard=False, after=0)
+    writer = MetricsWriter(tmp_path, after=0, logs={})
     writer.write(10, {"loss": math.nan, "q": math.inf, "alpha": np.float32(0.5), "epoch": 1})
     writer.write(20, {"loss": 1.5})
     first, second = (tmp_path / "metrics.jsonl").read_text().splitlines()  # before close: flushed
@@ -104,14 +105,14 @@ def test_resumed_run_removes_later_lines_and_an_incomplete_one(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "lo')
     assert [line["step"] for line in read_metrics(path)] == [1, 2]
-    writer = MetricsWriter(tmp_path, tensorboard=False, after=1)  # the last checkpoint was that of step 1
+    writer = MetricsWriter(tmp_path, after=1, logs={})  # the last checkpoint was that of step 1
     writer.write(2, {"again": 1.0})
     writer.close()
     assert path.read_text() == '{"step": 1}\n{"step": 2, "again": 1.0}\n'
 
 
 def test_full_disk_costs_a_line_and_one_warning(tmp_path, caplog, monkeypatch):
-    writer = MetricsWriter(tmp_path, tensorboard=False, after=0)
+    writer = MetricsWriter(tmp_path, after=0, logs={})
     writer.write(1, {})
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
         patch.setattr(metrics_module, "_append", _raise_full)
@@ -137,11 +138,15 @@ def test_incomplete_line_is_removed_at_once(tmp_path, monkeypatch):
 
 
 def test_metrics_file_removed_during_the_run_is_created_again(tmp_path):
-    writer = MetricsWriter(tmp_path, tensorboard=False, after=0)
+    writer = MetricsWriter(tmp_path, after=0, logs={})
     writer.write(1, {})
     (tmp_path / "metrics.jsonl").unlink()
     writer.write(2, {})
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 2}]
+
+
+def tensorboard(folder: Path) -> dict:
+    return {"TensorBoard": lambda: TensorBoardLog(folder / "tensorboard", after=0, settings={})}
 
 
 def _raise_full(*_):
@@ -151,7 +156,7 @@ def _raise_full(*_):
 def test_tensorboard_receives_all_metrics(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    writer = MetricsWriter(tmp_path, tensorboard=True, after=0)
+    writer = MetricsWriter(tmp_path, after=0, logs=tensorboard(tmp_path))
     writer.write(10, {"loss_critic": 0.5, "return_test_det": 3.0, "return_train": math.nan, "q_earned": 1.0})
     writer.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -177,7 +182,7 @@ def test_failing_tensorboard_costs_one_warning(tmp_path, caplog, monkeypatch, fa
 
         monkeypatch.setattr(SummaryWriter, "add_scalar", full)
     with caplog.at_level(logging.WARNING):
-        writer = MetricsWriter(tmp_path, tensorboard=True, after=0)
+        writer = MetricsWriter(tmp_path, after=0, logs=tensorboard(tmp_path))
         for step in range(3):
             writer.write(step, {"loss": 1.0})
         writer.close()
@@ -217,8 +222,8 @@ def test_progress_prints_plain_lines_without_a_terminal():
     lines = console.file.getvalue().splitlines()
     assert len(lines) == 4  # after 10, 20 and 30 s, and the evaluation
     assert lines[0].startswith("epoch 1/5 · 640/6,400 updates · 1,280 env steps")
-    assert lines[0].endswith("128.0 steps/s · 64.0 updates/s · ETA 1:30")
-    assert lines[3] == "epoch 1  return 300.0 ± 200.0 · stochastic 100.0 · lap 0.60 ± 0.40 · 40.0 s  best"
+    assert lines[0].endswith("128 steps/s · 64.0 updates/s · ETA 1:30")
+    assert lines[3] == "epoch 1  return 300 ± 200 · stochastic 100 · lap 0.60 ± 0.40 · 0:40.000  best"
     assert "\x1b" not in console.file.getvalue()
 
 
@@ -236,7 +241,7 @@ def test_bar_is_shown_in_a_terminal_and_throttled():
     progress.evaluated(SIM.metrics(), best=True)
     progress.stop()
     progress.stop()
-    assert "last evaluation: return 300.0" in console.file.getvalue()
+    assert "last evaluation: return 300 ± 200" in console.file.getvalue()
     assert console.file.getvalue().count("best") == 1
 
 
@@ -311,7 +316,7 @@ TRAINING = {
     ],
 )
 def test_curves_are_drawn_whatever_metrics_there_are(tmp_path, lines):
-    writer = MetricsWriter(tmp_path, tensorboard=False, after=0)
+    writer = MetricsWriter(tmp_path, after=0, logs={})
     for step, metrics in enumerate(lines, start=1):
         writer.write(100 * step, metrics)
     writer.close()
@@ -424,7 +429,7 @@ def test_summary_table_shows_the_known_values():
     console = page()
     print_summary(console, SUMMARY)
     text = console.file.getvalue()
-    assert "300.00 ± 200.00" in text and "1:02:05" in text and "40.00 s" in text
+    assert "300 ± 200" in text and "1:02:05" in text and "0:40.000" in text and "50 %" in text
     assert "updates per second" not in text  # NaN
     assert str(SUMMARY["paths"]["video"]) in text  # neither wrapped nor taken for markup
 
@@ -437,9 +442,9 @@ def test_evaluation_table_has_a_line_per_episode(evaluation):
     words = [line.split() for line in lines]
     assert max(map(len, lines)) <= 80 and lines[0].startswith("droq-1 [best]")
     if evaluation is SIM:
-        assert ["7", "0.25", "500.00", "800", "1.00", "40.00", "s", "lap"] in words
-        assert ["mean", "300.00", "500", "0.60", "40.00", "s", "1", "of", "2", "laps"] in words
-        assert ["±", "std", "200.00", "300", "0.40", "0.00", "s"] in words
+        assert ["7", "0.25", "500.00", "800", "1.00", "0:40.000", "lap"] in words
+        assert ["mean", "300.00", "500", "0.60", "0:40.000", "1", "of", "2", "laps"] in words
+        assert ["±", "std", "200.00", "300", "0.40", "-"] in words
     else:
         assert ["-150.00", "200", "timeout"] in words and "track" not in console.file.getvalue()
 
@@ -469,6 +474,29 @@ def test_banner_shows_run_faults_and_warnings(width):
     assert "agent.gamma=0.95" in text and "warning agent.gamma = 0.95" in text
 
 
+def test_banner_breaks_no_key_in_two_from_80_columns_on():
+    console = page(width=80)
+    print_banner(console, CONFIG, FACTS)
+    assert " training.max_training_steps_per_env_step=0.125 " in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"), [("0.125", "8 env steps per update"), ("1", "1 update per env step"), ("2.5", "2.5 updates per")]
+)
+def test_banner_tells_updates_and_steps_in_numbers_above_one(ratio, text):
+    console = page()
+    config = replace(CONFIG, training=replace(CONFIG.training, max_training_steps_per_env_step=float(ratio)))
+    print_banner(console, config, FACTS)
+    assert text in console.file.getvalue()
+
+
+def test_one_episode_has_no_spread():
+    console = page()
+    print_summary(console, {**GYM.metrics(), "run_name": "one", "paths": {}})
+    print_evaluation(console, GYM, "one")
+    assert "-150" in console.file.getvalue() and "±" not in console.file.getvalue()
+
+
 def test_banner_marks_faults_whose_part_the_model_lacks():
     console, config = page(), compose("env=sim_lidar", "model=mlp")
     print_banner(console, config, replace(FACTS, spec=make_spec(config.env)))
@@ -479,15 +507,3 @@ def test_broken_is_highlighted_in_a_terminal():
     console = page(terminal=True)
     print_banner(console, CONFIG, FACTS)
     assert "\x1b[1;37;41mBROKEN" in console.file.getvalue()
-
-
-def test_durations_and_numbers_are_formatted_for_people():
-    assert [format_duration(s) for s in (0, 59.6, 3725, math.nan)] == ["0:00", "1:00", "1:02:05", "-"]
-    assert [format_number(x) for x in (12345.6, 66.12, 1.234, 0.1234, 0, math.nan)] == [
-        "12,346",
-        "66.1",
-        "1.23",
-        "0.123",
-        "0.00",
-        "-",
-    ]

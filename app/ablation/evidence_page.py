@@ -14,7 +14,7 @@ from app.ablation.evidence_summary import REFERENCES, EvidenceSummary, TaskEvide
 from app.ablation.evidence_text import headline, method
 from app.ablation.report_tables import arm_table, score_table, verdict_table
 from app.ablation.run_scores import SCORES, Score
-from app.core.console import format_duration
+from app.reporting.number_format import duration
 from app.reporting.page import FigureJson, render_page
 
 _TEMPLATE = Path(__file__).with_name("evidence.html.jinja")
@@ -58,7 +58,7 @@ def _facts(summary: EvidenceSummary) -> dict[str, str]:
     return {
         "runs": str(len(runs)),
         "epochs": f"{sum(len(run.epochs) for run in runs):,}",
-        "time of all runs": format_duration(wall_s),
+        "time of all runs": duration(wall_s),
         "written": f"{datetime.now():%Y-%m-%d %H:%M}",
     }
 

@@ -1,6 +1,6 @@
 """Summary of a table of evidence: scores of every arm, and its effects beside the reference arms."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from app.ablation.arms import Arm
 from app.ablation.effects import Effect, ScoreEstimate, effect, estimate
 from app.ablation.evidence_runs import EvidenceRun
-from app.ablation.lab_runs import FINISHED
+from app.ablation.lab_runs import FINISHED, PENDING
 from app.ablation.run_scores import COLLAPSED, SCORES, Score
 
 FIXED, COLLAPSE = "fixed", "collapse"
@@ -101,7 +101,7 @@ class EvidenceSummary:
     Attributes:
         tasks: Evidence by task, in the order of the table.
         not_begun: Arms of the lab without any epoch.
-        problems: A sentence for every run that has not finished.
+        problems: A sentence for every run that has not finished; one for all of an arm that have not begun.
         comparisons: Number of the comparisons by any score.
     """
 
@@ -136,7 +136,7 @@ def summarize(runs: Sequence[EvidenceRun], arms: Sequence[Arm], peers: Sequence[
     return EvidenceSummary(
         tuple(tasks),
         tuple(arm for arm in arms if arm.name not in begun),
-        tuple(_problem(run) for run in (*runs, *peers) if run.end != FINISHED),
+        tuple(_problems([run for run in (*runs, *peers) if run.end != FINISHED])),
         sum(len(effects) for task in tasks for arm in task.arms for effects in arm.effects.values()),
     )
 
@@ -207,6 +207,14 @@ def _values(runs: Sequence[EvidenceRun], score: Score, epochs: int) -> dict[int,
     return {seed: value for seed, value in values.items() if value is not None}
 
 
-def _problem(run: EvidenceRun) -> str:
-    judged = "; stopped early, not judged" if run.is_stopped_early else ""
-    return f"{run.arm}, seed {run.seed}, {run.task}: {run.end}, after {run.last_epoch} epochs{judged}."
+def _problems(unfinished: Sequence[EvidenceRun]) -> Iterator[str]:
+    """Yield a sentence for every run that has begun, and then one for every arm with runs that have not."""
+    waiting: dict[tuple[str, str], list[str]] = {}
+    for run in unfinished:
+        if run.end == PENDING and not run.last_epoch:
+            waiting.setdefault((run.arm, run.task), []).append(str(run.seed))
+            continue
+        judged = "; stopped early, not judged" if run.is_stopped_early else ""
+        yield f"{run.arm}, seed {run.seed}, {run.task}: {run.end}, after {run.last_epoch} epochs{judged}."
+    for (arm, task), seeds in waiting.items():
+        yield f"{arm}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(seeds)}, {task}: {PENDING}."

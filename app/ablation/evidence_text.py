@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 
 from app.ablation.effects import FALSE_CLAIMS, FIRM_SEEDS, MIN_SEEDS, PRECISION, Claim, Effect, ScoreEstimate
 from app.ablation.evidence_summary import COLLAPSE, FIXED, PEER, ArmEvidence, EvidenceSummary, TaskEvidence
-from app.ablation.run_scores import FULL_LAP, PRIMARY, SCORES, Score
+from app.ablation.run_scores import PRIMARY, SCORES, Score
+from app.health.full_laps import FULL_LAP
 from app.reporting.bootstrap import Interval
 
 _BATCH_NORM = 2  # number of the fault

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,16 +14,17 @@ from app.ablation.evidence_summary import FIXED
 from app.ablation.health_bands import MIN_RUNS, Exit, HealthyBands, find_exits, make_bands
 from app.ablation.lab_runs import LabFolder
 from app.config.faults import FaultState, faults_of
+from app.config.key_effects import can_change_learning
+from app.config.run_paths import require_run
 from app.config.schema import Config
 from app.core.errors import UserError, format_error
 from app.health.collapse import first_collapse
 from app.health.score import History
 from app.reporting.curves import read_metrics
 from app.runs.config_file import read_config
-from app.runs.fingerprint import can_change_learning, differences, flatten
+from app.runs.fingerprint import differences, flatten
 from app.runs.run_folder import RunFolder
 
-_LABS = {"sim_lidar": "full", "sim": "images", "car_racing": "car_racing"}  # by task
 _NOT_COMPARED = ("seed", "training.epochs", "log_std_min")  # the last one is that of the section actor
 
 
@@ -69,26 +70,25 @@ class PostMortem:
     suspects: tuple[Suspect, ...]
 
 
-def examine(folder: RunFolder, record_of: Callable[[str], Path | None]) -> PostMortem:
+def examine(folder: RunFolder, records: Mapping[str, Path], record: Path | None = None) -> PostMortem:
     """Compare a run with the recorded healthy runs of its task.
 
     Args:
         folder: Folder of the run, which may still be going.
-        record_of: Returns the folder of the recorded runs for the name of an environment, or None.
+        records: Folders of recorded runs, each named after its lab, by the name of their environment.
+        record: Folder to compare with instead; None for that of the run's environment, if there is one.
 
     Raises:
         UserError: The folder holds no run with an epoch, or the run or the record is damaged.
     """
-    if not folder.config.is_file():
-        raise UserError(
-            f"run = {folder.path}: holds no run ({folder.config} is missing). Name the folder of a run, such as one "
-            "below runs/."
-        )
+    require_run("run", str(folder.path))
     config, history = read_config(folder.config), _read_history(folder)
     collapse = first_collapse(history, config)
     run = _make_run(folder, config, history, collapse)
-    record = record_of(config.env.name)
-    bands, problem, changes = _healthy(record, config)
+    default = records.get(config.env.name)
+    lab = None if default is None else default.name
+    record = record or default
+    bands, problem, changes = _healthy(record, config, lab)
     exits = find_exits(run, bands) if bands else ()
     return PostMortem(run, config, collapse, record, bands, problem, changes, exits, _suspects(config, exits))
 
@@ -142,17 +142,19 @@ def _end(folder: RunFolder) -> str:
         return "not ended"
 
 
-def _healthy(record: Path | None, config: Config) -> tuple[HealthyBands | None, str | None, tuple[str, ...]]:
+def _healthy(
+    record: Path | None, config: Config, lab: str | None
+) -> tuple[HealthyBands | None, str | None, tuple[str, ...]]:
     """Return the bands of the record for the task of a run, or why there are none, and the settings that differ."""
     task = config.env.name
     if record is None or not LabFolder(record).evidence.is_file():
         place = "" if record is None else f" ({LabFolder(record).evidence} is missing)"
-        return None, f"There are no recorded healthy runs on {task} to compare with{place}. {_advice(config)}", ()
+        return None, f"There are no recorded healthy runs on {task} to compare with{place}. {_advice(config, lab)}", ()
     path = LabFolder(record).evidence
     runs = [run for run in read_evidence(path) if run.arm == FIXED and run.task == task and run.epochs]
     if len(runs) < MIN_RUNS:
         count = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}"
-        reason = f"{path} has {count} of the arm {FIXED} on {task}, and a band needs {MIN_RUNS}. {_advice(config)}"
+        reason = f"{path} has {count} of the arm {FIXED} on {task}, and a band needs {MIN_RUNS}. {_advice(config, lab)}"
         return None, reason, ()
     arm = LabFolder(record).arms / f"{FIXED}.yaml"
     if not arm.is_file():
@@ -162,15 +164,14 @@ def _healthy(record: Path | None, config: Config) -> tuple[HealthyBands | None, 
     if ours != theirs:
         reason = (
             f"An epoch of this run has {ours} updates and one of the healthy runs of {path} has {theirs}, so they "
-            f"cannot be compared. {_advice(config, ours)}"
+            f"cannot be compared. {_advice(config, lab, ours)}"
         )
         return None, reason, ()
     return make_bands(runs), None, tuple(_changes(healthy, config))
 
 
-def _advice(config: Config, updates: int | None = None) -> str:
+def _advice(config: Config, lab: str | None, updates: int | None = None) -> str:
     """Return how to make healthy runs of the same task, with epochs of so many updates if they need it."""
-    lab = _LABS.get(config.env.name)
     if lab is None:
         return f"No lab has runs on {config.env.name}: write one below conf/lab/ with an arm {FIXED}."
     more = "" if updates is None else f" training.updates_per_epoch={updates} lab.name=healthy"

@@ -10,14 +10,14 @@ from omegaconf import DictConfig, OmegaConf
 from app.ablation.arms import Arm, arms_of, require_unique, select_arms
 from app.ablation.lab_runs import LabFolder, LabRun
 from app.config.faults import faults_of
+from app.config.key_effects import EPOCHS, can_change_learning
 from app.config.load import ConfigError, load
 from app.config.schema import Config
 from app.config.schema_lab import LabConfig
 from app.core.errors import UserError
 from app.runs.config_file import read_config
-from app.runs.fingerprint import FlatDict, can_change_learning, differences, flatten
+from app.runs.fingerprint import FlatDict, differences, flatten
 
-EPOCHS = "training.epochs"
 _LAB_KEYS = ("lab", "labs_dir", "arms", "seeds", "seed", "run_name")
 # Beginnings of keys that cannot change what is learned, and do change what the evidence says about it.
 _JUDGEMENT = ("training.eval_", "env.eval_tracks", "env.return_range", "health.collapse.")

@@ -76,12 +76,8 @@ def _default_config(folder: RunFolder) -> PostMortemConfig:
 
 
 def _examine(folder: RunFolder, cfg: PostMortemConfig) -> PostMortem:
-    def record_of(task: str) -> Path | None:
-        if cfg.record is not None:
-            return Path(cfg.record)
-        return CONF.parent / cfg.records[task] if task in cfg.records else None
-
-    return examine(folder, record_of)
+    records = {task: CONF.parent / folder_of_lab for task, folder_of_lab in cfg.records.items()}
+    return examine(folder, records, None if cfg.record is None else Path(cfg.record))
 
 
 def _write_page(found: PostMortem, folder: RunFolder, cfg: PostMortemConfig) -> None:

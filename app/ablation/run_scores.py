@@ -1,18 +1,15 @@
 """Scores of a run over its first epochs: one number for each question about the lap."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app.ablation.evidence_runs import LAP_SHARE, EvidenceRun
+from app.health.full_laps import Curve, first_full_lap, held_share, worst_since_full_lap
 from app.training.stop import StopKind
 
-FULL_LAP = 0.95  # mean lap share from which the lap counts as driven
 _LAST = 10  # epochs
-
-Curve = NDArray[np.float64]  # lap share after each epoch, (epochs,); NaN where it is not known
 
 
 @dataclass(frozen=True)
@@ -32,31 +29,6 @@ class Score:
     higher_is_better: bool
     of: Callable[[EvidenceRun, int], float | None]
     is_flag: bool = False
-
-
-def first_full_lap(lap_shares: Sequence[float] | Curve) -> int | None:
-    """Return the first epoch with a full lap, counted from 1; None if there is none."""
-    full = np.flatnonzero(np.asarray(lap_shares) >= FULL_LAP)
-    return int(full[0]) + 1 if len(full) else None
-
-
-def held_share(lap_shares: Sequence[float] | Curve) -> float:
-    """Return the share of the epochs since the first full lap, itself included, that have one; 0 without any."""
-    since = _since_full_lap(lap_shares)
-    return float(np.mean(since >= FULL_LAP)) if len(since) else 0.0
-
-
-def worst_since_full_lap(lap_shares: Sequence[float] | Curve) -> float:
-    """Return the lowest lap share since the first full lap; 0 if there was none."""
-    since = _since_full_lap(lap_shares)
-    return float(since.min()) if len(since) else 0.0
-
-
-def _since_full_lap(lap_shares: Sequence[float] | Curve) -> Curve:
-    """Return the known lap shares from the first full lap on."""
-    first = first_full_lap(lap_shares)
-    values = np.asarray(lap_shares, dtype=float)[len(lap_shares) if first is None else first - 1 :]
-    return values[~np.isnan(values)]
 
 
 def _of_laps(score: Callable[[Curve], float]) -> Callable[[EvidenceRun, int], float | None]:

@@ -14,7 +14,7 @@ from rich.filesize import decimal
 
 from app.config.schema import Config
 from app.core.errors import UserError
-from app.core.system import usable_cores
+from app.core.system import occupied_bytes, usable_cores
 from app.diagnostics.check import ALL_ROLES, TRAINING_ROLES, Check, Finding, finding_from_error, rule_checks
 
 PROJECT = "trackmania-droq"
@@ -255,9 +255,3 @@ def _data_folder(key: str, config: Config) -> Finding:
 def nearest_existing(folder: Path) -> Path | None:
     """Return a folder if it exists, or else the nearest path above it that does; None if its drive does not exist."""
     return next((path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)), None)
-
-
-def occupied_bytes(folder: Path) -> int:
-    """Return the bytes that the files of a folder occupy on the disk; 0 if there is no folder."""
-    found = [path.stat() for path in folder.glob("*") if path.is_file()]
-    return sum(status.st_blocks * 512 if hasattr(status, "st_blocks") else status.st_size for status in found)

@@ -3,9 +3,9 @@
 import math
 import statistics
 
-from app.config.schema import CollapseConfig, Config, HealthConfig
+from app.config.schema import Config
 from app.health.q_bounds import q_bounds
-from app.health.score import History, Range, column, series, stability
+from app.health.score import History, column, series, stability
 
 _CHECKED_METRICS = ("loss_critic", "loss_actor", "q_mean", "return_test_det")
 
@@ -20,12 +20,12 @@ def collapse_reason(history: History, config: Config) -> str | None:
         history: History of the run; its newest epoch is checked, in the light of the earlier ones.
         config: Configuration of the run.
     """
-    return (
-        _not_finite(history)
-        or _impossible_q(history, config)
-        or _stuck(history, config.health.collapse)
-        or _low_score(history, config.health, config.env.return_range)
-    )
+    return next((reason for rule in _RULES.values() if (reason := rule(history, config)) is not None), None)
+
+
+def rule_findings(history: History, config: Config) -> dict[str, str | None]:
+    """Return what every rule says after the newest epoch, by its name for people; None where it finds nothing."""
+    return {name: rule(history, config) for name, rule in _RULES.items()}
 
 
 def first_collapse(history: History, config: Config) -> tuple[int, str] | None:
@@ -41,7 +41,7 @@ def first_collapse(history: History, config: Config) -> tuple[int, str] | None:
     return None
 
 
-def _not_finite(history: History) -> str | None:
+def _not_finite(history: History, _: Config) -> str | None:
     names = [name for name in _CHECKED_METRICS for value in column(history[-1:], name) if not math.isfinite(value)]
     return f"not finite: {', '.join(names)}" if names else None
 
@@ -61,8 +61,9 @@ def _impossible_q(history: History, config: Config) -> str | None:
     return f"q_mean is {q[0]:.3g}, and the rewards and entropies seen allow {bounds.low:.3g} to {bounds.high:.3g}"
 
 
-def _stuck(history: History, rules: CollapseConfig) -> str | None:
+def _stuck(history: History, config: Config) -> str | None:
     """Check whether the deterministic policy repeats itself while the noise of the stochastic one does better."""
+    rules = config.health.collapse
     pairs = series(history, "return_test_det", "return_test_stoch")[-rules.stuck_epochs :]
     if len(pairs) < rules.stuck_epochs or not all(math.isfinite(value) for pair in pairs for value in pair):
         return None
@@ -78,7 +79,8 @@ def _stuck(history: History, rules: CollapseConfig) -> str | None:
     )
 
 
-def _low_score(history: History, cfg: HealthConfig, return_range: Range | None) -> str | None:
+def _low_score(history: History, config: Config) -> str | None:
+    cfg, return_range = config.health, config.env.return_range
     count, limit = cfg.collapse.low_epochs, cfg.collapse.low_score
     if return_range is None or len(history) < count:
         return None
@@ -91,3 +93,11 @@ def _low_score(history: History, cfg: HealthConfig, return_range: Range | None) 
 
 def _span(values: tuple[float, ...]) -> float:
     return max(values) - min(values)
+
+
+_RULES = {
+    "losses, Q and returns are finite": _not_finite,
+    "Q lies where the rewards allow it": _impossible_q,
+    "the deterministic policy is not stuck": _stuck,
+    "the health score is above its limit": _low_score,
+}

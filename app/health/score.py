@@ -173,6 +173,15 @@ def is_better(evaluation: Mapping[str, float], other: Mapping[str, float]) -> bo
     return evaluation["return_test_det"] > other["return_test_det"]
 
 
+def best_epoch(history: History) -> Mapping[str, float | None]:
+    """Return the metrics of the epoch whose policy is kept as the best one; empty before the first evaluation."""
+    best: Mapping[str, float | None] = {}
+    for epoch in history:
+        if epoch.get("return_test_det") is not None and is_better(epoch, best):
+            best = epoch
+    return best
+
+
 def lowest_objective(name: Objective, return_range: Range | None) -> float:
     """Return the lowest objective to expect, for a run that broke before any evaluation; NaN if unknown."""
     if name == "stability":

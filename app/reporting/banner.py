@@ -18,6 +18,8 @@ from app.config.schema import Config, TrainingConfig
 from app.envs.spec import ObservationSpec
 from app.replay.memory_check import MemoryEstimate
 
+_LEGIBLE_WIDTH = 80  # columns
+
 
 @dataclass(frozen=True)
 class BannerFacts:
@@ -41,10 +43,10 @@ class BannerFacts:
 
 
 def print_banner(console: Console, config: Config, facts: BannerFacts) -> None:
-    """Print the banner; legible from 80 columns on."""
+    """Print the banner; legible from ``_LEGIBLE_WIDTH`` columns on."""
     title = Text.assemble((config.model.name, "bold"), " drives ", (config.env.name, "bold"))
     console.print(Panel(_overview(config, facts), title=title, title_align="left", border_style="cyan"))
-    console.print(_faults(faults_of(config)))
+    console.print(_faults(faults_of(config), console.width >= _LEGIBLE_WIDTH))
     for warning in warnings(config):
         console.print(Text.assemble(("warning ", "bold yellow"), warning))
     console.print()
@@ -86,8 +88,15 @@ def _schedule(training: TrainingConfig, batch_size: int) -> str:
     env_steps = training.start_training + math.ceil(training.updates / ratio)
     return (
         f"{training.epochs:,} epochs · {training.updates:,} updates of batch {batch_size:,}\n"
-        f"{env_steps:,} env steps · {ratio:g} updates per env step"
+        f"{env_steps:,} env steps · {_ratio_text(ratio)}"
     )
+
+
+def _ratio_text(updates: float) -> str:
+    """Return a number of updates for each environment step in numbers above 1."""
+    if updates < 1:
+        return f"{1 / updates:.3g} env steps per update"
+    return f"{updates:g} {'update' if updates == 1 else 'updates'} per env step"
 
 
 def _parameters(parts: Mapping[str, int]) -> Table:
@@ -103,11 +112,12 @@ def _parameters(parts: Mapping[str, int]) -> Table:
     return table
 
 
-def _faults(states: Sequence[FaultState]) -> Table:
+def _faults(states: Sequence[FaultState], is_legible: bool) -> Table:
+    """Return the table of the faults; in a console that is wide enough, no key is broken in two."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("#", justify="right")
     table.add_column("fault")
-    table.add_column("in this run", overflow="fold")
+    table.add_column("in this run", overflow="fold", no_wrap=is_legible)
     table.add_column("state", no_wrap=True)
     for state in states:
         settings = Text("\n".join(f"{key}={value}" for key, value in state.settings.items()))

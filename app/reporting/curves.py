@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from app.core.atomic_files import atomic_write
-from app.core.console import format_duration
 from app.core.system import keep_matplotlib_out_of_home
-from app.health.score import is_better
+from app.health.score import best_epoch
+from app.reporting.number_format import duration
 
 Lines = list[dict[str, Any]]  # lines of metrics.jsonl; null is None
 Series = tuple[list[float], list[float]]  # updates and values
@@ -92,7 +92,7 @@ def _headline(path: Path, lines: Lines) -> str:
     if last.get("env_steps") is not None:
         facts.append(f"{last['env_steps']:,} environment steps")
     if last.get("wall_s") is not None:
-        facts.append(format_duration(last["wall_s"]))
+        facts.append(duration(last["wall_s"]))
     return f"{path.parent.name} after " + " · ".join(facts)
 
 
@@ -137,10 +137,7 @@ def _other_policy(axis: Any, lines: Lines, name: str) -> None:
 
 def _best(axis: Any, lines: Lines, name: str) -> None:
     """Mark the best evaluation, whose policy is kept."""
-    best: dict[str, Any] = {}
-    for line in lines:
-        if line.get("return_test_det") is not None and is_better(line, best):
-            best = line
+    best = best_epoch(lines)
     if best.get(name) is not None:
         label = f"best: {best[name]:.3g}"
         star = {"marker": "*", "markersize": 14, "linestyle": "none", "zorder": 5, "clip_on": False}

@@ -1,4 +1,4 @@
-"""Metrics of a run: averaged over an epoch, then written to ``metrics.jsonl`` and TensorBoard.
+"""Metrics of a run: averaged over an epoch, then written to ``metrics.jsonl`` and to the logs that are asked for.
 
 Every name that is added is written; there is no list that could drop one.
 """
@@ -10,14 +10,14 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from app.core.atomic_files import atomic_write, strict_json, sync_folder
 
 _LOG = logging.getLogger(__name__)
-_JSONL, _TENSORBOARD = "metrics.jsonl", "TensorBoard"
+_JSONL = "metrics.jsonl"
 
-# TensorBoard shows one section per group; the first prefix that matches decides.
+# TensorBoard and Weights & Biases show one section per group; the first prefix that matches decides.
 _GROUPS = {
     "return_train": "training",
     "return_": "evaluation",
@@ -36,6 +36,24 @@ _GROUPS = {
     "feature_rank": "measure",
     "": "training",
 }
+
+
+class MetricLog(Protocol):
+    """Place beside ``metrics.jsonl`` that metrics are written to: TensorBoard, Weights & Biases."""
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write the metrics of an epoch, after so many updates since the run began."""
+
+    def finish(self, step: int, figures: Mapping[str, float], is_finished: bool) -> None:
+        """Write the final figures of a run; ``is_finished`` is false for one that may continue."""
+
+    def close(self) -> None:
+        """Flush everything."""
+
+
+def grouped_name(metric: str) -> str:
+    """Return the name of a metric with that of its group before it, such as "loss/loss_critic"."""
+    return f"{next(group for prefix, group in _GROUPS.items() if metric.startswith(prefix))}/{metric}"
 
 
 class MetricAverager:
@@ -67,25 +85,25 @@ class MetricAverager:
 
 
 class MetricsWriter:
-    """Appends the metrics of an epoch to ``metrics.jsonl``, one line of strict JSON, and to TensorBoard.
+    """Appends the metrics of an epoch to ``metrics.jsonl``, one line of strict JSON, and writes them to other logs.
 
-    Where one of them cannot be written (full disk, missing folder, TensorBoard not installed), that costs one warning,
-    and the training continues.
+    Where one of them cannot be written (full disk, missing folder or package, no service), that costs one warning, and
+    the training continues. A log that has failed is given up.
 
     Args:
         folder: Folder of the run.
-        tensorboard: Whether to write for TensorBoard, into ``folder/tensorboard``.
         after: Updates of all completed epochs. Later lines were written by a start that was killed, and are removed:
             the resumed run writes them again.
+        logs: Functions that open the other logs, by name.
     """
 
-    def __init__(self, folder: Path, tensorboard: bool, after: int) -> None:
+    def __init__(self, folder: Path, after: int, logs: Mapping[str, Callable[[], MetricLog]]) -> None:
         self._path = folder / _JSONL
         self._warned: set[str] = set()
-        self._board: Any = None  # a SummaryWriter
+        self._logs: dict[str, MetricLog] = {}
         self._guarded(_JSONL, lambda: _keep_lines(self._path, after))
-        if tensorboard:
-            self._guarded(_TENSORBOARD, lambda: self._open_board(folder / "tensorboard", after))
+        for name, open_log in logs.items():
+            self._guarded(name, lambda name=name, open_log=open_log: self._logs.update({name: open_log()}))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write metrics; NaN becomes null.
@@ -96,28 +114,30 @@ class MetricsWriter:
         """
         line = strict_json({"step": step, **metrics}) + "\n"
         self._guarded(_JSONL, lambda: _append(self._path, line.encode()))
-        if self._board is not None:
-            self._guarded(_TENSORBOARD, lambda: self._write_board(step, metrics))
+        self._for_each_log(lambda log: log.write(step, metrics))
+
+    def finish(self, step: int, figures: Mapping[str, Any], is_finished: bool) -> None:
+        """Write the final figures of the run to the logs.
+
+        Args:
+            step: Updates since the run began.
+            figures: Result of the run by name; what is no finite number is left out.
+            is_finished: Whether the run has reached its end, not only this start.
+        """
+        numbers = {name: float(value) for name, value in figures.items() if _is_number(value)}
+        self._for_each_log(lambda log: log.finish(step, numbers, is_finished))
 
     def close(self) -> None:
-        """Close TensorBoard; a second call does nothing."""
-        if self._board is not None:
-            self._guarded(_TENSORBOARD, self._board.close)
-            self._board = None
+        """Close the logs; a second call does nothing."""
+        self._for_each_log(lambda log: log.close())
+        self._logs.clear()
 
-    def _open_board(self, folder: Path, after: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
-
-        self._board = SummaryWriter(str(folder), purge_step=after + 1)
-
-    def _write_board(self, step: int, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            group = next(group for prefix, group in _GROUPS.items() if name.startswith(prefix))
-            self._board.add_scalar(f"{group}/{name}", value, step)
-        self._board.flush()
+    def _for_each_log(self, action: Callable[[MetricLog], None]) -> None:
+        for name, log in list(self._logs.items()):
+            self._guarded(name, lambda log=log: action(log))
 
     def _guarded(self, target: str, action: Callable[[], None]) -> None:
-        """Run an action; if it fails, warn once per target, and give TensorBoard up."""
+        """Run an action; if it fails, warn once per target, and give a log up."""
         try:
             action()
         except Exception as error:  # no failure of a record may end a training run
@@ -126,8 +146,11 @@ class MetricsWriter:
                     "%s cannot be written, the training continues: %s: %s", target, type(error).__name__, error
                 )
                 self._warned.add(target)
-            if target == _TENSORBOARD:
-                self._board = None
+            self._logs.pop(target, None)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _append(path: Path, line: bytes) -> None:

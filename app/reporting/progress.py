@@ -12,7 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from app.core.console import format_duration, format_number
+from app.evaluation.results import spread_of
+from app.reporting.number_format import duration, lap_share, lap_time, plus_minus, significant
 
 _BAR_PERIOD = 0.25  # s between redraws
 _PLAIN_PERIOD = 10.0  # s between lines
@@ -153,9 +154,9 @@ class Progress:
         updates_rate, steps_rate = self.rates()
         return [
             f"{self._env_steps:,} env steps",
-            f"{format_number(steps_rate)} steps/s",
-            f"{format_number(updates_rate)} updates/s",
-            f"ETA {format_duration(self._remaining())}",
+            f"{significant(steps_rate)} steps/s",
+            f"{significant(updates_rate)} updates/s",
+            f"ETA {duration(self._remaining())}",
         ]
 
     def _bar(self) -> Table:
@@ -168,7 +169,7 @@ class Progress:
         bar.add_row(
             Text(self._position(), style="bold"),
             ProgressBar(self._total, self._updates, complete_style="cyan", finished_style="green"),
-            Text(f"{share}  {format_duration(self._clock() - self._start)}"),
+            Text(f"{share}  {duration(self._clock() - self._start)}"),
         )
         lines = Table.grid(expand=True)
         lines.add_column(no_wrap=True, overflow="ellipsis")
@@ -187,11 +188,11 @@ class Progress:
 
 def _evaluation(metrics: Mapping[str, float]) -> str:
     """Return an evaluation in one line, short enough for 80 columns."""
-    parts = [f"return {format_number(metrics['return_test_det'])} ± {format_number(metrics['return_test_det_std'])}"]
+    parts = [f"return {plus_minus(metrics['return_test_det'], spread_of(metrics, 'return_test_det'))}"]
     if "return_test_stoch" in metrics:
-        parts.append(f"stochastic {format_number(metrics['return_test_stoch'])}")
+        parts.append(f"stochastic {significant(metrics['return_test_stoch'])}")
     if "lap_share_det" in metrics:
-        parts.append(f"lap {metrics['lap_share_det']:.2f} ± {metrics['lap_share_det_std']:.2f}")
+        parts.append(f"lap {lap_share(metrics['lap_share_det'], spread_of(metrics, 'lap_share_det'))}")
     if "lap_time_det" in metrics:
-        parts.append(f"{metrics['lap_time_det']:.1f} s")
+        parts.append(lap_time(metrics["lap_time_det"]))
     return " · ".join(parts)

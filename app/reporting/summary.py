@@ -10,55 +10,54 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from app.core.console import format_duration, format_number
-from app.evaluation.results import Episode, Evaluation, mean_std
+from app.evaluation.results import Episode, Evaluation, mean_std, spread_of
+from app.reporting.number_format import UNKNOWN, duration, lap_share, lap_time, percent, plus_minus, significant
 
-# Key of the summary -> label and format; "<key>_std", if there is one, follows the mean.
+# Key of the summary -> label and format of a value.
 _ROWS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "stop_reason": ("stopped", str),
-    "objective": ("objective", format_number),
+    "objective": ("objective", significant),
     "best_epoch": ("best epoch", "{:,}".format),
-    "return_test_det": ("return, deterministic", "{:.2f}".format),
-    "return_test_stoch": ("return, stochastic", "{:.2f}".format),
-    "native_return_det": ("the game's own score", "{:.1f}".format),
-    "lap_share_det": ("lap share, deterministic", "{:.2f}".format),
-    "lap_share_stoch": ("lap share, stochastic", "{:.2f}".format),
-    "laps_det": ("finished laps", "{:.0%}".format),
-    "lap_time_det": ("lap time", "{:.2f} s".format),
-    "lap_share_det_raw": ("lap share, raw weights", "{:.2f}".format),
-    "lap_share_det_averaged": ("lap share, averaged weights", "{:.2f}".format),
+    "return_test_det": ("return, deterministic", plus_minus),
+    "return_test_stoch": ("return, stochastic", plus_minus),
+    "native_return_det": ("the game's own score", plus_minus),
+    "lap_share_det": ("lap share, deterministic", lap_share),
+    "lap_share_stoch": ("lap share, stochastic", lap_share),
+    "laps_det": ("finished laps", percent),
+    "lap_time_det": ("lap time", lap_time),
+    "lap_share_det_raw": ("lap share, raw weights", lap_share),
+    "lap_share_det_averaged": ("lap share, averaged weights", lap_share),
     "updates": ("updates", "{:,}".format),
     "env_steps": ("environment steps", "{:,}".format),
-    "wall_s": ("wall time", format_duration),
-    "updates_per_s": ("updates per second", format_number),
+    "wall_s": ("wall time", duration),
+    "updates_per_s": ("updates per second", significant),
 }
+_WITH_SPREAD = (plus_minus, lap_share, lap_time)  # formats that take a standard deviation, too
 # Key -> second key that is shown on the same line where it is known, and its format.
 _BESIDE: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "lap_time_det": ("lap_time_ratio_det", "{:.2f} × the bound on the centre line".format),
+    "lap_time_det": ("lap_time_ratio_det", "{:.2f} × the centre-line bound".format),
 }
 
 
 class _Column(NamedTuple):
-    """Column of numbers, one for every episode."""
+    """Column of numbers, one for every episode, and the formats of a value and of a standard deviation."""
 
     name: str
     value_of: Callable[[Episode], float | None]
-    format: str
-
-    def cell(self, value: float | None) -> str:
-        return "-" if value is None else self.format.format(value)
+    show: Callable[[float], str]
+    show_std: Callable[[float], str]
 
 
 _ALWAYS = (
-    _Column("return", lambda episode: episode.ret, "{:.2f}"),
-    _Column("steps", lambda episode: episode.length, "{:,.0f}"),
+    _Column("return", lambda episode: episode.ret, "{:.2f}".format, "{:.2f}".format),
+    _Column("steps", lambda episode: episode.length, "{:,.0f}".format, "{:,.0f}".format),
 )
 _LAPS = (
-    _Column("lap share", lambda episode: episode.lap_share, "{:.2f}"),
-    _Column("lap time", lambda episode: episode.lap_time, "{:.2f} s"),
+    _Column("lap share", lambda episode: episode.lap_share, lap_share, lap_share),
+    _Column("lap time", lambda episode: episode.lap_time, lap_time, "{:.2f} s".format),
 )
-_RATIO = _Column("× bound", lambda episode: episode.lap_time_ratio, "{:.2f}")
-_NATIVE = _Column("game's score", lambda episode: episode.native_return, "{:.1f}")
+_RATIO = _Column("× bound", lambda episode: episode.lap_time_ratio, "{:.2f}".format, "{:.2f}".format)
+_NATIVE = _Column("game's score", lambda episode: episode.native_return, "{:.1f}".format, "{:.1f}".format)
 
 
 def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
@@ -109,30 +108,30 @@ def _episodes(episodes: Sequence[Episode]) -> Table:
     for episode in episodes:
         outcome = Text(episode.outcome, style="green" if episode.outcome == "lap" else "")
         place = [str(episode.track), f"{episode.start:.2f}"] if laps else []
-        table.add_row(*place, *(column.cell(column.value_of(episode)) for column in columns), outcome)
+        cells = (_cell(column.value_of(episode), column.show) for column in columns)
+        table.add_row(*place, *cells, outcome)
     table.add_section()
-    pairs = [_mean_std([column.value_of(episode) for episode in episodes]) for column in columns]
-    means, stds = ([column.cell(pair[i]) for column, pair in zip(columns, pairs, strict=True)] for i in (0, 1))
-    if laps:
-        finished = sum(episode.outcome == "lap" for episode in episodes)
-        table.add_row("mean", "", *means, f"{finished} of {len(episodes)} laps", style="bold")
-        table.add_row("± std", "", *stds, "", style="bold")
-    else:
-        table.add_row(*means, "mean", style="bold")
-        table.add_row(*stds, "± std", style="bold")
+    known = [[value for one in episodes if (value := column.value_of(one)) is not None] for column in columns]
+    pairs = [mean_std(values) if values else (None, None) for values in known]
+    means = [_cell(mean, column.show) for column, (mean, _) in zip(columns, pairs, strict=True)]
+    stds = [
+        _cell(std if len(values) > 1 else None, column.show_std)
+        for column, (_, std), values in zip(columns, pairs, known, strict=True)
+    ]
+    finished = f"{sum(episode.outcome == 'lap' for episode in episodes)} of {len(episodes)} laps"
+    table.add_row(*(("mean", "") if laps else ()), *means, finished if laps else "mean", style="bold")
+    if len(episodes) > 1:
+        table.add_row(*(("± std", "") if laps else ()), *stds, "" if laps else "± std", style="bold")
     return table
 
 
-def _mean_std(column: Sequence[float | None]) -> tuple[float | None, float | None]:
-    known = [value for value in column if value is not None]
-    return mean_std(known) if known else (None, None)
+def _cell(value: float | None, show: Callable[[float], str]) -> str:
+    return UNKNOWN if value is None else show(value)
 
 
-def _value(summary: Mapping[str, Any], key: str, show: Callable[[Any], str]) -> str:
+def _value(summary: Mapping[str, Any], key: str, show: Callable[..., str]) -> str:
     """Return a mean, its standard deviation where there is one, and the value that is shown beside it."""
-    text = show(summary[key])
-    if _known(summary, f"{key}_std"):
-        text += f" ± {show(summary[f'{key}_std'])}"
+    text = show(summary[key], spread_of(summary, key)) if show in _WITH_SPREAD else show(summary[key])
     other, show_other = _BESIDE.get(key, ("", str))
     return f"{text} · {show_other(summary[other])}" if _known(summary, other) else text
 

@@ -12,7 +12,7 @@ import optuna
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from app.core.console import format_duration
+from app.reporting.number_format import duration
 from app.reporting.page import FigureJson, render_page
 from app.sweep.report.figures import colour, make_figures, make_slices, short_names
 from app.sweep.report.records import TrialRecord, best_trial, count_ends, no_best_reason, ranked
@@ -91,7 +91,7 @@ class ReportPage:
         return {
             "trials": str(len(self.records)),
             "first trial": f"{min(started):%Y-%m-%d %H:%M}" if started else "none yet",
-            "time of all trials": format_duration(spent) if spent else "none yet",
+            "time of all trials": duration(spent) if spent else "none yet",
             "written": f"{datetime.now():%Y-%m-%d %H:%M}",
         }
 
@@ -116,7 +116,7 @@ class ReportPage:
 
 
 def _duration_text(seconds: float | None) -> str:
-    return format_duration(math.nan if seconds is None else seconds)
+    return duration(math.nan if seconds is None else seconds)
 
 
 def _latest_space(study: optuna.Study, name: str) -> BaseDistribution:

@@ -13,9 +13,10 @@ from typing import Generic, TypeVar
 from rich.console import Console
 
 from app.config.schema_commands import ValidateConfig
-from app.core.console import format_number, make_console, print_line
+from app.core.console import make_console, print_line
 from app.core.errors import UserError, format_error
 from app.core.system import usable_cores
+from app.reporting.number_format import significant
 from app.runs.lock import Lock
 from app.sweep.study_folder import find_study
 from app.sweep.validation.candidates import select_candidates
@@ -153,7 +154,7 @@ def _train_pending(results: dict[ValidationRun, ValidationResult], jobs: int, co
 
     def on_end(run: ValidationRun, failure: str | None) -> None:
         result = results[run] = read_result(run, failure)
-        score = f" · objective {format_number(result.measures['objective'])}" if "objective" in result.measures else ""
+        score = f" · objective {significant(result.measures['objective'])}" if "objective" in result.measures else ""
         print_line(console, f"{run.name}: {result.end}{score}", "green" if result.problem is None else "red")
 
     try:

@@ -13,8 +13,9 @@ from rich.text import Text
 
 from app.config.schema_commands import ValidateConfig
 from app.core.atomic_files import atomic_write, write_json
-from app.core.console import format_number, print_line
+from app.core.console import print_line
 from app.reporting.bootstrap import Interval, Precision
+from app.reporting.number_format import significant
 from app.sweep.validation.candidates import Candidate
 from app.sweep.validation.statistics import (
     MEASURES,
@@ -103,7 +104,7 @@ def print_report(report: ValidationReport, console: Console) -> None:
     objective = report.comparisons.get("objective", {})
     for candidate in report.candidates[1:]:
         verdict = objective[candidate.name].verdict if objective else None
-        search = f"{format_number(candidate.score)} in the search, {candidate.end}"
+        search = f"{significant(candidate.score)} in the search, {candidate.end}"
         print_line(
             console, f"{candidate.name} ({search}): {verdict or 'nothing to compare with the default yet'}", "bold"
         )
@@ -176,7 +177,7 @@ def _table(comparisons: Mapping[str, Comparison]) -> Table:
         table.add_column(name, justify="right")
     for name, comparison in comparisons.items():
         values = () if comparison.estimate is None else comparison.estimate.values.items()
-        by_seed = Text("  ".join(f"{seed}={format_number(value)}" for seed, value in values))
+        by_seed = Text("  ".join(f"{seed}={significant(value)}" for seed, value in values))
         table.add_row(Text(name), by_seed, *_cells(comparison.estimate, ""), *_cells(comparison.difference, "+"))
     return table
 
@@ -200,4 +201,4 @@ def _interval_text(interval: Interval | None, plus: str) -> str:
 
 
 def _signed(value: float, plus: str) -> str:
-    return f"{plus if value > 0 else ''}{format_number(value)}"
+    return f"{plus if value > 0 else ''}{significant(value)}"

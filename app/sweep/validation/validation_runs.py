@@ -151,7 +151,7 @@ def _run_config(candidate: Candidate, seed: int, runs_dir: Path, device: str, th
         restart=None,
         health=replace(config.health, on_collapse="warn"),
         replay=replace(config.replay, keep_after_trial=True),
-        logger=replace(config.logger, tensorboard=False, progress="plain", curves=False, video=False),
+        logger=replace(config.logger, tensorboard=False, progress="plain", curves=False, report=False, video=False),
     )
 
 
