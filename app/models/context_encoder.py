@@ -97,21 +97,29 @@ class ContextEncoder(nn.Module):
         other = self.embed_other(torch.cat([window[..., n:], change[..., n:]], -1))
         return (torch.stack([state, other]) + self.positions).flatten(1, 2)
 
-    def _pool(self, hidden: Tensor, fused: Tensor) -> Tensor:
-        """Sum over all queries of their attention to the outputs of the GRU (B, K, dim) → (B, dim)."""
-        batch = hidden.shape[0]
-        queries = torch.cat([self.query(fused)[:, None], self.pool_queries.expand(batch, -1, -1)], 1)
-        keys, values = self.key_value(hidden).chunk(2, -1)
-        weights = (queries @ keys.mT / math.sqrt(keys.shape[-1])).softmax(-1)
-        # The weights are summed first, so that the values are multiplied once for all queries.
-        return (weights.sum(1, keepdim=True) @ values).squeeze(1)
-
-    def forward(self, window: Tensor, fused: Tensor) -> Tensor:
-        """Encode a batch of windows, given the current observations."""
+    def _hidden(self, window: Tensor) -> Tensor:
+        """Outputs of the GRU (B, K, dim) for a batch of windows."""
         tokens = self._streams(window)
         for layer in self.layers:
             tokens = layer(tokens, self.length)
         state, other = tokens.unflatten(1, (-1, self.length))
         gate = self.gate(torch.cat([state, other], -1)).sigmoid()
         hidden, _ = self.gru(torch.lerp(other, state, gate))
-        return self.norm(self._pool(hidden, fused))
+        return hidden
+
+    def _attend(self, hidden: Tensor, fused: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention of every query to the outputs of the GRU (B, queries, K), and the values (B, K, dim)."""
+        batch = hidden.shape[0]
+        queries = torch.cat([self.query(fused)[:, None], self.pool_queries.expand(batch, -1, -1)], 1)
+        keys, values = self.key_value(hidden).chunk(2, -1)
+        return (queries @ keys.mT / math.sqrt(keys.shape[-1])).softmax(-1), values
+
+    def attention(self, window: Tensor, fused: Tensor) -> Tensor:
+        """Attention (B, queries, K) to the steps of the window, oldest first; the first query is the observation's."""
+        return self._attend(self._hidden(window), fused)[0]
+
+    def forward(self, window: Tensor, fused: Tensor) -> Tensor:
+        """Encode a batch of windows, given the current observations."""
+        weights, values = self._attend(self._hidden(window), fused)
+        # The weights are summed first, so that the values are multiplied once for all queries.
+        return self.norm((weights.sum(1, keepdim=True) @ values).squeeze(1))

@@ -14,8 +14,7 @@ _NODES = 32  # of the quadrature: the error is at most 0.01, because of the kink
 def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
     """Action and log-probability of ``tanh(mean + exp(log_std) * noise)``.
 
-    The log-probability is not clamped; the change of variables uses the stable form
-    ``log(1 - tanh(u)²) = 2 (log 2 - u - softplus(-2u))``.
+    The log-probability is not clamped.
 
     Args:
         mean: Mean of the Gaussian (B, A).
@@ -28,8 +27,8 @@ def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor | None) -> tu
     noise = torch.zeros_like(mean) if noise is None else noise
     u = mean + log_std.exp() * noise
     gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
-    log_det = 2 * (math.log(2) - u - functional.softplus(-2 * u))
-    return u.tanh(), (gaussian - log_det).sum(-1)
+    log_slope = log_tanh_slope(u)
+    return u.tanh(), (gaussian - log_slope).sum(-1)
 
 
 def gauss_hermite() -> tuple[Tensor, Tensor]:
@@ -49,6 +48,26 @@ def squashed_std(mean: Tensor, log_std: Tensor) -> Tensor:
     samples = (mean.unsqueeze(-1) + log_std.exp().unsqueeze(-1) * nodes).tanh()
     expected = (samples * weights).sum(-1, keepdim=True)
     return ((samples - expected).square() * weights).sum(-1).sqrt()
+
+
+def squashed_entropy(mean: Tensor, log_std: Tensor) -> Tensor:
+    """Differential entropy (B,) in nats of ``tanh(mean + exp(log_std) · ε)``, by quadrature.
+
+    It is the entropy of the Gaussian and the expected logarithm of the slope of tanh, which is ``1 - tanh(u)²``.
+
+    Args:
+        mean: Mean of the Gaussian (B, A).
+        log_std: Logarithm of its standard deviation (B, A).
+    """
+    nodes, weights = (part.to(mean.device) for part in gauss_hermite())
+    u = mean.unsqueeze(-1) + log_std.exp().unsqueeze(-1) * nodes
+    gaussian = 0.5 * (1 + math.log(2 * math.pi)) + log_std
+    return (gaussian + (log_tanh_slope(u) * weights).sum(-1)).sum(-1)
+
+
+def log_tanh_slope(u: Tensor) -> Tensor:
+    """Logarithm of ``1 - tanh(u)²``, in the stable form ``2 (log 2 - u - softplus(-2u))``."""
+    return 2 * (math.log(2) - u - functional.softplus(-2 * u))
 
 
 class DeterministicAction(nn.Module):

@@ -214,3 +214,12 @@ class ContextualTrunk(HybridTrunk):
         fused = super().forward(obs).features
         z = self.context(self.inputs.window(obs), fused)
         return Features(fused, self.film(z), z)
+
+    def attention(self, obs: Mapping[str, Tensor], fused: Tensor) -> Tensor:
+        """Attention (B, queries, K) of the context encoder to the steps of the window, oldest first.
+
+        Args:
+            obs: Batch of observations.
+            fused: Their features (B, D).
+        """
+        return self.context.attention(self.inputs.window(obs), fused)

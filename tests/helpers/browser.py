@@ -1,12 +1,19 @@
-"""A page in headless Chromium: what its console says, what it asks for, and how wide it gets."""
+"""A page in headless Chromium: what its console says, what it asks for, how wide it gets, and how it answers keys."""
 
+import contextlib
+import importlib.util
 import json
 import re
 import shutil
 import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 _TIMEOUT_S = 280
@@ -72,3 +79,95 @@ def open_page(page: Path, folder: Path, width: int = 1280) -> dict[str, Any]:
     )  # fmt: skip
     (found,) = re.findall(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
     return json.loads(unescape(found))
+
+
+# --- pages that are driven by keys and the mouse, through Playwright ---
+
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None or importlib.util.find_spec("playwright") is None, reason="needs Chromium in PATH and playwright"
+)
+
+
+@dataclass(frozen=True)
+class OpenedPage:
+    """A page that a test drives.
+
+    Attributes:
+        page: The ``playwright.sync_api.Page``: ``keyboard``, ``mouse``, ``locator(...)``, ``screenshot(...)``.
+        problems: Errors and warnings of its console, and errors of its scripts, so far.
+        requests: Addresses that it has asked for so far, without its own and without data in itself.
+    """
+
+    page: Any
+    problems: list[str]
+    requests: list[str]
+
+    def text(self, selector: str) -> str:
+        """Return the text of the one element that a selector finds."""
+        return self.page.locator(selector).inner_text()
+
+    def press(self, *keys: str) -> None:
+        """Press keys one after another, such as "ArrowRight" and "Shift+ArrowLeft"."""
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def wait_until(self, holds: Callable[[], bool], seconds: float = 30.0) -> None:
+        """Wait until a condition holds; ``page.wait_for_function`` needs ``eval``, which our pages forbid.
+
+        Raises:
+            AssertionError: It does not hold in time.
+        """
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < deadline, f"still not so after {seconds} s"
+            self.page.wait_for_timeout(20)
+
+
+@contextlib.contextmanager
+def launched_browser() -> Iterator[Any]:
+    """Start the Chromium of this machine; for a fixture of a module, because the start takes a second or two."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextlib.contextmanager
+def opened_page(
+    browser: Any, path: Path, width: int = 1280, height: int = 900, dark: bool = False
+) -> Iterator[OpenedPage]:
+    """Open a page to drive it.
+
+    Args:
+        browser: The browser of ``launched_browser``.
+        path: The HTML page.
+        width: Width of the page in pixels.
+        height: Height of the window in pixels.
+        dark: Whether the reader prefers dark colours.
+    """
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", reduced_motion="reduce"
+    )
+    opened, address = OpenedPage(context.new_page(), [], []), path.absolute().as_uri()
+    opened.page.on("console", lambda message: _note_console(opened.problems, message.type, message.text))
+    opened.page.on("pageerror", lambda error: opened.problems.append(str(error)))
+    opened.page.on("request", lambda request: _note_request(opened.requests, request.url, address))
+    opened.page.goto(address)
+    try:
+        yield opened
+    finally:
+        context.close()
+
+
+def _note_console(problems: list[str], kind: str, text: str) -> None:
+    if kind in ("error", "warning"):
+        problems.append(text)
+
+
+def _note_request(requests: list[str], address: str, own: str) -> None:
+    if address != own and not address.startswith(("data:", "blob:")):
+        requests.append(address)

@@ -1,0 +1,37 @@
+"""Writes a page that replays laps of a run's best policy: ``python app/replay_viewer.py run=runs/<name>``."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# Python puts app/ first on the path, where a file could shadow a package; the package to import is `app` itself.
+sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() not in (ROOT, ROOT / "app"))]
+
+from app.core.start import require_packages, say_that_loading_takes_time  # noqa: E402
+
+require_packages()
+if __name__ == "__main__":  # not in its worker processes
+    say_that_loading_takes_time()
+
+import hydra  # noqa: E402
+from omegaconf import DictConfig  # noqa: E402
+
+from app.config.cli import as_user_errors, run  # noqa: E402
+
+
+@hydra.main(config_path="../conf", config_name="replay_viewer", execution_whitelist=[])
+@as_user_errors
+def main(cfg: DictConfig) -> None:
+    """Validate the configuration, drive the laps, and write the page."""
+    from app.config.load import validate
+    from app.config.schema_commands import ReplayViewerConfig
+
+    config = validate(cfg, ReplayViewerConfig)
+
+    from app.viewer.view_run import view_run
+
+    view_run(config)
+
+
+if __name__ == "__main__":
+    run(main, "app.config.schema_commands:ReplayViewerConfig")
