@@ -54,12 +54,13 @@ def test_operation_that_onnxruntime_does_not_have_is_refused(operation, domain, 
         BundleActor(folder=folder)
 
 
-def test_model_that_reads_other_files_is_refused(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("part", ["initializer", "constant", "sparse"])
+def test_model_that_reads_other_files_is_refused(part, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for place in (tmp_path, folder):
         (place / "secret.bin").write_bytes(bytes(8))
     for location in ("secret.bin", "../secret.bin", tmp_path / "secret.bin"):
-        put(folder, make_graph(external=location))
+        put(folder, make_graph(external=location, place=part))
         with pytest.raises(BundleError, match=f"{MODEL} cannot be used"):
             BundleActor(folder=folder)
 

@@ -1,6 +1,6 @@
 """Evaluation of an actor on fixed starts, with environments of its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import gymnasium
@@ -14,6 +14,15 @@ from app.envs.env_factory import make_env
 from app.evaluation.episodes import Observation, Policy, Start, make_starts, run_episodes
 from app.evaluation.results import Episode, Evaluation
 from app.models.actor import DrivingActor
+
+
+class BatchActor(Protocol):
+    """Policy that acts for several cars at once: a ``DrivingActor``, or one from an exported file."""
+
+    device: str
+
+    def actions(self, obs: Mapping[str, torch.Tensor], deterministic: torch.Tensor) -> torch.Tensor:
+        """Return the actions (B, A) in [-1, 1] for B observations; ``deterministic`` (B,) bool says which kind."""
 
 
 class Evaluator(Protocol):
@@ -50,13 +59,13 @@ class LocalEvaluator:
         self.cfg, self.seed, self.before_step = cfg, seed, before_step
         self._envs: list[gymnasium.Env] = []
 
-    def evaluate(self, actor: DrivingActor, deterministic: Sequence[Start], stochastic: Sequence[Start]) -> Evaluation:
+    def evaluate(self, actor: BatchActor, deterministic: Sequence[Start], stochastic: Sequence[Start]) -> Evaluation:
         """Drive one episode from every start, with the actor's deterministic or with sampled actions."""
         modes = [True] * len(deterministic) + [False] * len(stochastic)
         episodes = self.run(actor, [*deterministic, *stochastic], modes)
         return Evaluation(episodes[: len(deterministic)], episodes[len(deterministic) :])
 
-    def run(self, actor: DrivingActor, starts: Sequence[Start], deterministic: Sequence[bool]) -> tuple[Episode, ...]:
+    def run(self, actor: BatchActor, starts: Sequence[Start], deterministic: Sequence[bool]) -> tuple[Episode, ...]:
         """Drive one episode from every start.
 
         Args:
@@ -76,7 +85,7 @@ class LocalEvaluator:
         for env in self._envs:
             env.close()
 
-    def _run_group(self, actor: DrivingActor, starts: Sequence[Start], deterministic: Sequence[bool]) -> list[Episode]:
+    def _run_group(self, actor: BatchActor, starts: Sequence[Start], deterministic: Sequence[bool]) -> list[Episode]:
         tracks = [start.track for start in starts if start.track is not None]
         while len(self._envs) < len(starts):
             self._envs.append(make_env(self.cfg, tracks, self.seed))
@@ -86,7 +95,7 @@ class LocalEvaluator:
 
 
 def record_episode(
-    actor: DrivingActor, cfg: EnvConfig, start: Start, seed: int, render_size: int
+    actor: BatchActor, cfg: EnvConfig, start: Start, seed: int, render_size: int
 ) -> tuple[list[np.ndarray], Episode]:
     """Drive one deterministic episode and record it.
 
@@ -102,7 +111,7 @@ def record_episode(
     return [frame for frame in frames if frame is not None], episode
 
 
-def policy_of(actor: DrivingActor, deterministic: Sequence[bool]) -> Policy:
+def policy_of(actor: BatchActor, deterministic: Sequence[bool]) -> Policy:
     """Return an actor as a policy of ``run_episodes``, with one forward pass for all running episodes.
 
     Args:

@@ -3,8 +3,9 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,30 @@ class Evaluation:
         """
         return {**_metrics(self.deterministic, "det"), **_metrics(self.stochastic, "stoch")}
 
+    def episodes(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the fields of every episode by the policy that drove it, as files of JSON have them."""
+        policies = {"deterministic": self.deterministic, "stochastic": self.stochastic}
+        return {name: [dict(vars(episode)) for episode in episodes] for name, episodes in policies.items()}
+
 
 def mean_std(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and the population standard deviation of at least one value."""
     mean = statistics.fmean(values)
     return mean, math.sqrt(statistics.fmean((value - mean) ** 2 for value in values))
+
+
+def spread_of(metrics: Mapping[str, float], name: str) -> float | None:
+    """Return the standard deviation of a metric over the episodes of its evaluation.
+
+    Args:
+        metrics: Metrics of an evaluation.
+        name: Name of the metric, such as "lap_share_det".
+
+    Returns:
+        None where there is none, or where the episodes are one: their returns have no spread at all.
+    """
+    policy = "det" if "_det" in name else "stoch"
+    return metrics.get(f"{name}_std") if metrics.get(f"return_test_{policy}_std") else None
 
 
 def _metrics(episodes: Sequence[Episode], policy: str) -> dict[str, float]:

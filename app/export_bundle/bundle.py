@@ -1,4 +1,4 @@
-"""Files of an exported folder: the ONNX model, its description in JSON, two Python modules and a README."""
+"""Files of an exported folder: the ONNX model, its description in JSON, two Python modules and a model card."""
 
 import hashlib
 import inspect
@@ -6,8 +6,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from app.core.atomic_files import strict_json
 from app.envs import observation
@@ -29,13 +27,14 @@ from gymnasium import spaces
 _LAST_IMPORT = "from app.envs.spec import ObservationSpec\n"  # the class itself takes the place of this line
 
 
-def write_bundle(folder: Path, description: Mapping[str, Any], model: bytes) -> None:
+def write_bundle(folder: Path, description: Mapping[str, Any], model: bytes, card: str) -> None:
     """Write every file of an exported folder.
 
     Args:
         folder: Folder that exists.
         description: Contents of ``actor.json`` but for ``format`` and ``sha256``, which are added.
         model: Contents of the ONNX file.
+        card: Contents of the README.
 
     Raises:
         OSError: A file cannot be written.
@@ -45,9 +44,7 @@ def write_bundle(folder: Path, description: Mapping[str, Any], model: bytes) -> 
     (folder / driver.DESCRIPTION).write_text(strict_json(description, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(driver.__file__, folder / DRIVER)
     (folder / OBSERVATION).write_text(observation_source(), encoding="utf-8")
-    loader = FileSystemLoader(Path(__file__).parent)
-    pages = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    (folder / README).write_text(pages.get_template("readme.md.jinja").render(description) + "\n", encoding="utf-8")
+    (folder / README).write_text(card, encoding="utf-8")
 
 
 def observation_source() -> str:

@@ -46,15 +46,14 @@ class BundleActor(ActorModule):
         """Return the action (A,) float32 in [-1, 1] for one observation: the deterministic one if ``test``."""
         _check("observation", obs, self._inputs)
         action, mean, log_std = self.session.run(OUTPUTS, {name: obs[name][None] for name in self._inputs})
-        noise = self.rng.standard_normal(mean.shape, np.float32)
-        return (action if test else np.tanh(mean + np.exp(log_std) * noise))[0]
+        return action[0] if test else np.tanh(mean + np.exp(log_std) * self.rng.standard_normal(mean.shape, "f4"))[0]
 
     def save(self, path):
         """Write the ONNX file to ``path``."""
         Path(path).write_bytes(self._model)
 
     def load(self, path, device=None):
-        """Load the ONNX file at ``path``, which must be that of the bundle; return self. No ``device`` is used."""
+        """Load the ONNX file of the bundle at ``path``, whose weights lie in no other file; return self."""
         import onnxruntime
 
         try:
@@ -63,6 +62,7 @@ class BundleActor(ActorModule):
                 raise ValueError(f"it is damaged or of another bundle: its SHA-256 is not that in {DESCRIPTION}")
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads, options.log_severity_level = 1, 4
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
             session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             inputs = {part.name: np.zeros(part.shape[1:], DTYPES[part.type]) for part in session.get_inputs()}
             (action, *_), _, _ = session.run(OUTPUTS, {name: part[None] for name, part in inputs.items()})

@@ -15,9 +15,11 @@ from app.envs.env_factory import make_spec
 from app.envs.spec import ObservationSpec
 from app.export_bundle.atomic_folder import replacing_folder
 from app.export_bundle.bundle import FILES, README, write_bundle
+from app.export_bundle.model_card import figures, recorded_episodes, render_card
 from app.export_bundle.onnx_export import Policy, require_packages, to_onnx
 from app.export_bundle.verify import check_bundle, make_observations
 from app.models.actor import DrivingActor
+from app.reporting.bootstrap import Precision
 from app.runs.run_folder import RunFolder
 
 _GAME = {
@@ -52,10 +54,13 @@ def export(cfg: ExportConfig) -> Path:
     actor = DrivingActor(spec.observation_space(), spec.action_space(), config, spec)
     run.load_best(actor)
     folder = run.path / "export" if cfg.folder is None else Path(cfg.folder)
-    obs = make_observations(spec, _CHECKED)
+    obs, description = make_observations(spec, _CHECKED), describe(run, config.env, spec)
+    recorded = recorded_episodes(run, description["reached"].get("best_epoch"))
+    rows = figures(recorded, description["reached"], Precision(cfg.confidence, cfg.bootstrap))
+    card = render_card(description, config, rows, recorded, cfg)
     try:
         with replacing_folder(folder, frozenset(FILES)) as temporary:
-            write_bundle(temporary, describe(run, config.env, spec), to_onnx(Policy(actor.net), obs))
+            write_bundle(temporary, description, to_onnx(Policy(actor.net), obs), card)
             difference = check_bundle(actor, temporary, obs)
     except OSError as error:
         raise UserError(
@@ -63,6 +68,12 @@ def export(cfg: ExportConfig) -> Path:
             "folder."
         ) from None
     _print_report(run, folder, difference)
+    if recorded is None:
+        print_line(
+            make_console(),
+            f"its card has no intervals: python app/evaluate.py run={run.path} drives other starts, then export again",
+            "yellow",
+        )
     return folder
 
 
@@ -104,4 +115,4 @@ def _print_report(run: RunFolder, folder: Path, difference: float) -> None:
     print_line(
         console, f"checked on {_CHECKED} observations: the actions differ from the original's by up to {difference:.1g}"
     )
-    print_line(console, f"{folder / README} shows how to drive with it")
+    print_line(console, f"{folder / README} is its card, and shows how to drive with it")

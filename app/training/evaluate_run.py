@@ -1,56 +1,60 @@
-"""Evaluation of the best policy in a run folder; the run may be finished or still going."""
+"""Evaluation of the best policy in a run folder, whose run may still be going, or of an exported policy."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from app.config.schema_commands import EvaluateConfig
 from app.config.schema_env import EnvConfig
 from app.core.atomic_files import write_json
 from app.core.console import make_console, print_line
 from app.core.errors import UserError
-from app.envs.env_factory import make_spec
 from app.evaluation.episodes import REPORT_OFFSET, Start, make_starts
-from app.evaluation.evaluator import LocalEvaluator, record_episode
+from app.evaluation.evaluator import BatchActor, LocalEvaluator, record_episode
 from app.evaluation.results import Episode, Evaluation
-from app.models.actor import DrivingActor
+from app.reporting.number_format import lap_time, percent
 from app.reporting.summary import print_evaluation
 from app.reporting.video import write_video
-from app.runs.run_folder import RunFolder
-from app.training.setup import prepare_process
+from app.training.judged_policy import JudgedPolicy, open_policy
+from app.training.run_competition import run_competition
 
 
 def evaluate_run(cfg: EvaluateConfig) -> float:
-    """Evaluate the best policy of a run; print a table, and write ``evaluation.json`` and a video into its folder.
+    """Evaluate a policy, print a table, and write the result and a video into the folder of its run, or beside it.
 
     Returns:
         Mean return of the deterministic episodes.
 
     Raises:
-        UserError: The folder contains no run with a best policy, or the tracks do not suit its environment.
+        UserError: There is no policy that can be judged, or the tracks or the protocol do not suit its environment.
     """
-    folder = RunFolder(Path(cfg.run))
-    config = folder.best_config()
-    tracks = _tracks(cfg, config.env)
-    device = prepare_process(cfg.device, cfg.threads, cfg.seed)
-    spec = make_spec(config.env)
-    actor = DrivingActor(spec.observation_space(), spec.action_space(), config, spec, device)
-    folder.load_best(actor)
+    console = make_console()
+    with open_policy(cfg) as policy:
+        tracks = _tracks(cfg, policy.env)
+        if cfg.protocol == "tmrl":
+            return run_competition(cfg, policy, tracks, console)
+        return _evaluate(cfg, policy, tracks, console)
+
+
+def _evaluate(cfg: EvaluateConfig, policy: JudgedPolicy, tracks: Sequence[int], console: Console) -> float:
     starts = make_starts(tracks, cfg.episodes, REPORT_OFFSET)
-    evaluator = LocalEvaluator(config.env, cfg.seed)
-    evaluation = evaluator.evaluate(actor, starts, make_starts(tracks, cfg.episodes_stochastic, REPORT_OFFSET))
+    evaluator = LocalEvaluator(policy.env, cfg.seed)
+    sampled = make_starts(tracks, cfg.episodes_stochastic, REPORT_OFFSET)
+    evaluation = evaluator.evaluate(policy.actor, starts, sampled)
     evaluator.close()
 
-    console, name = make_console(), folder.path.name
-    print_evaluation(console, evaluation, f"best policy of {name}")
-    path = folder.path / "evaluation.json"
-    write_json(path, _as_json(name, tracks, evaluation))
-    print_line(console, f"result  {path}")
-    if cfg.video and not config.env.real_time:  # the game shows itself
-        video = folder.path / "videos" / "evaluation.mp4"
+    print_evaluation(console, evaluation, f"best policy of {policy.name}" if cfg.run else policy.name)
+    _print_claims(console, policy)
+    folder = policy.folder
+    write_json(folder.evaluation, _as_json(policy, tracks, evaluation))
+    print_line(console, f"result  {folder.evaluation}")
+    if cfg.video and not policy.env.real_time:  # the game shows itself
+        video = folder.videos / "evaluation.mp4"
         recorded = record_best_episode(
-            actor, config.env, starts, evaluation.deterministic, cfg.seed, cfg.video_size, video
+            policy.actor, policy.env, starts, evaluation.deterministic, cfg.seed, cfg.video_size, video
         )
         if recorded is not None:
             print_line(console, f"video   {video} ({recorded.outcome}, return {recorded.ret:.1f})")
@@ -58,7 +62,7 @@ def evaluate_run(cfg: EvaluateConfig) -> float:
 
 
 def record_best_episode(
-    actor: DrivingActor,
+    actor: BatchActor,
     env: EnvConfig,
     starts: Sequence[Start],
     episodes: Sequence[Episode],
@@ -95,11 +99,21 @@ def _tracks(cfg: EvaluateConfig, env: EnvConfig) -> tuple[int, ...]:
     return env.eval_tracks if cfg.tracks is None else cfg.tracks
 
 
-def _as_json(name: str, tracks: Sequence[int], evaluation: Evaluation) -> dict:
+def _print_claims(console: Console, policy: JudgedPolicy) -> None:
+    """Print what an exported folder says about its policy, beside what was found here."""
+    claims = policy.claims
+    said = [f"covered share {percent(claims['lap_share_det'])}"] if "lap_share_det" in claims else []
+    said += [f"lap time {lap_time(claims['lap_time_det'])}"] if "lap_time_det" in claims else []
+    said += [f"return {claims['return_test_det']:.1f}"] if "return_test_det" in claims else []
+    if said:
+        print_line(console, f"its actor.json says: {', '.join(said)}")
+
+
+def _as_json(policy: JudgedPolicy, tracks: Sequence[int], evaluation: Evaluation) -> dict[str, Any]:
     return {
-        "run_name": name,
+        "run_name": policy.name,
+        "best_epoch": policy.best_epoch,
         "tracks": tracks,
         "metrics": evaluation.metrics(),
-        "deterministic": [vars(episode) for episode in evaluation.deterministic],
-        "stochastic": [vars(episode) for episode in evaluation.stochastic],
+        **evaluation.episodes(),
     }
