@@ -1,4 +1,4 @@
-# make train | test | test-e2e | test-slow | lint | bench | clean.      Another Python: make train PYTHON=python3.12
+# `make help` lists the targets. Another Python: make train PYTHON=python3.12; more arguments: make train ARGS="seed=1"
 PYTHON ?= python3
 ARGS ?=
 VENV := .venv
@@ -6,7 +6,17 @@ BIN := $(VENV)/bin
 SCRATCH := $(CURDIR)/$(VENV)/scratch-home
 
 .DEFAULT_GOAL := train
-.PHONY: train test test-e2e test-slow lint bench clean
+.PHONY: help train test test-e2e test-slow lint bench clean
+
+help:
+	@echo 'make train      install into .venv, and train model=droq_contextual (ARGS="env=sim_lidar seed=1")'
+	@echo 'make test       fast tests, on every core'
+	@echo 'make test-e2e   whole processes: killed, continued, over the network'
+	@echo 'make test-slow  trainings of minutes'
+	@echo 'make lint       ruff'
+	@echo 'make bench      speed of an update and an action beside tmrl'
+	@echo 'make clean      remove .venv and caches; runs stay'
+	@echo 'PYTHON=python3.12 uses another Python for a new .venv'
 
 train: $(VENV)/installed
 	$(BIN)/python app/train.py model=droq_contextual $(ARGS)

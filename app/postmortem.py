@@ -7,6 +7,12 @@ ROOT = Path(__file__).resolve().parents[1]
 # Python puts app/ first on the path, where a file could shadow a package; the package to import is `app` itself.
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() not in (ROOT, ROOT / "app"))]
 
+from app.core.start import require_packages, say_that_loading_takes_time  # noqa: E402
+
+require_packages()
+if __name__ == "__main__":  # not in its worker processes
+    say_that_loading_takes_time()
+
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 

@@ -7,13 +7,21 @@ ROOT = Path(__file__).resolve().parents[1]
 # Python puts app/ first on the path, where a file could shadow a package; the package to import is `app` itself.
 sys.path[:] = [str(ROOT), *(entry for entry in sys.path if Path(entry).resolve() not in (ROOT, ROOT / "app"))]
 
+from app.core.start import require_packages, say_that_loading_takes_time  # noqa: E402
+
+require_packages()
+if __name__ == "__main__":  # not in its worker processes
+    say_that_loading_takes_time()
+
 import hydra  # noqa: E402
 from hydra.core.plugins import Plugins  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
 
 from app.config.cli import as_user_errors, run  # noqa: E402
+from app.sweep.run_sweeper import RunSweeper  # noqa: E402
 from app.sweep.study_sweeper import StudySweeper  # noqa: E402
 
+Plugins.instance().register(RunSweeper)  # hydra/sweeper=basic names it
 Plugins.instance().register(StudySweeper)  # hydra/sweeper=optuna names it
 WHITELIST = ["app.sweep.session.assign_trial"]  # what a configuration may call
 
@@ -24,10 +32,12 @@ def main(cfg: DictConfig) -> float:
     """Validate the configuration, train, and return the objective."""
     # Imported here so that --help and --cfg answer at once: importing torch takes seconds.
     from app.config.load import load
-    from app.config.multirun import Job, config_of_job, enter_launch_folder
+    from app.config.multirun import Job, config_of_job, config_of_run, enter_launch_folder
 
     config, job = load(cfg), Job.current()
-    if job is not None:
+    if job is None:
+        config = config_of_run(config, cfg)
+    else:
         enter_launch_folder()
         config = config_of_job(config, cfg, job)
 
@@ -36,8 +46,11 @@ def main(cfg: DictConfig) -> float:
 
         return run_job(config, job.trial)
 
+    from app.core.console import make_console, print_line
     from app.launch import run_role
 
+    if job is not None:
+        print_line(make_console(), job.title, "cyan")
     return run_role(config, propagate_interrupt=job is not None)
 
 

@@ -16,12 +16,14 @@ LAYERS = (
     {"config"},
     {"envs", "runs"},
     {"models", "replay"},
-    {"agents", "evaluation", "export_bundle"},
+    {"agents", "evaluation"},
     {"health", "reporting"},
+    {"export_bundle"},
     {"training"},
-    {"distributed", "sweep", "ablation"},
+    {"distributed", "sweep", "ablation", "run_list", "viewer", "driving_game"},
     {"launch", "diagnostics"},
-    {"train", "evaluate", "export", "make_keys", "sweep_report", "validate", "doctor", "lab", "postmortem"},
+    {"train", "evaluate", "export", "make_keys", "sweep_report", "validate", "doctor", "lab", "postmortem"}
+    | {"list_runs", "replay_viewer", "play"},
 )
 ALLOWED_SIBLINGS = {("reporting", "health")}
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}

@@ -182,7 +182,7 @@ WRONG = [
     (["run_name=../x"], "run_name = ../x: must be at most 100 letters"),
     (["seed=-1"], "seed = -1: must be an integer at least 0"),
     (["seed=${nope}"], "seed: Interpolation key 'nope' not found"),
-    (["seed=???"], "seed: Missing mandatory value"),
+    (["seed=???"], "seed: is missing. Write seed=..."),
     (["~agent.gamma"], "agent.gamma: has no value. Set it to a number at least 0 and less than 1"),
     (["+agent.gama=0.9"], "agent.gama: there is no such key. Did you mean agent.gamma"),
     (["+foo=1"], "foo: there is no such key. Remove it"),
@@ -256,6 +256,7 @@ def test_factors_of_a_renamed_key_are_named():
         ("norm=grup", "norm = grup: must be one of batch, group, layer, none. Did you mean norm=group?"),
         ("agent=3", "The command line was: agent=3"),
         ("seed=[1", "Error when parsing"),
+        ("run_name=a=b", "takes quotes within quotes: 'run_name=\"a=b\"'"),
     ],
 )
 def test_mistake_on_the_command_line_is_one_message_and_exit_code_1(argument, message):

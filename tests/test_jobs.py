@@ -7,15 +7,16 @@ from omegaconf import OmegaConf
 
 from app.config import multirun
 from app.config.load import load
-from app.config.multirun import Job, TrialJob, config_of_job, count_parallel_jobs, unique_run_name
+from app.config.multirun import Job, TrialJob, config_of_job, count_parallel_jobs
+from app.config.run_names import name_run, unique_run_name
 from app.config.schema import Config
 from app.config.types import LONGEST_NAME
 from tests.helpers.make import raw
 
 
-def job(*overrides: str, parallel_jobs: int = 1, trial: TrialJob | None = None) -> Config:
+def job(*overrides: str, parallel_jobs: int = 1, trial: TrialJob | None = None, swept: tuple[str, ...] = ()) -> Config:
     cfg = raw(*overrides)
-    return config_of_job(load(cfg), cfg, Job(overrides, parallel_jobs, trial))
+    return config_of_job(load(cfg), cfg, Job(overrides, parallel_jobs, trial, swept=swept))
 
 
 def job_folder(*overrides: str) -> str:
@@ -35,12 +36,50 @@ def test_given_run_name_is_extended_by_the_overrides_that_it_does_not_show():
     assert job_folder("env=sim_lidar", "env.name=car") != job_folder("env=sim", "env.name=car")
 
 
-def test_overrides_that_do_not_change_what_is_learned_are_not_in_the_name():
+def single_run(*overrides: str) -> str:
+    cfg = raw(*overrides)
+    return name_run(load(cfg), cfg, overrides)
+
+
+def test_default_name_of_a_single_run_shows_what_it_is_made_under():
+    assert single_run() == single_run("training.epochs=3", "threads=1") == "droq_contextual-sim-seed0"
+    assert single_run("model=droq", "env=sim_lidar", "seed=3") == "droq-sim_lidar-seed3"
+    assert single_run("model=mlp", "env=gym", "env.id=Pendulum-v1") == "mlp-Pendulum-v1-seed0"
+    assert single_run("norm=batch", "agent.gamma=0.95") == "droq_contextual-sim-seed0__agent.gamma-0.95__norm-batch"
+    assert single_run("experiment=collapse", "+restart=clean") == "droq_contextual-sim-seed0__experiment-collapse"
+
+
+def test_given_name_of_a_single_run_is_kept():
+    assert single_run("run_name=mine", "agent.gamma=0.95") == "mine"
+    assert single_run("run_name='mine-${seed}'", "seed=2") == "mine-2"
+
+
+def test_best_settings_of_a_study_name_their_run_once():
+    cfg = raw("run_name='car-best-seed${seed}'")
+    for group in ("+car", "+car@_global_"):
+        name = name_run(load(cfg), cfg, [f"{group}=best", "seed=0", "training=full"])
+        assert name == "car-best-seed0__training-full"
+
+
+def test_overrides_that_may_change_while_a_run_continues_are_not_in_the_name():
     ignored = (
         "runs_dir=/a b", "sweeps_dir=c", "device=cpu", "threads=2", "logger=quiet", "logger.video=false",
-        "hydra.job.chdir=false", "+restart=clean", "restart.dry_run=False",
+        "hydra.job.chdir=false", "+restart=clean", "restart.dry_run=False", "role=all", "workers=3", "network.port=1",
+        "training.epochs=20", "training.eval_episodes=2", "health.on_collapse=stop", "health=default",
+        "objective=stability",
     )  # fmt: skip
     assert unique_run_name("mine", ignored) == "mine"
+
+
+def test_what_differs_between_jobs_is_in_their_names():
+    epochs = job("seed=1", "training.epochs=2", "threads=1", swept=("seed", "training.epochs"))
+    assert epochs.run_name == "droq_contextual-sim-seed1__training.epochs-2"
+    assert job("++threads=2", swept=("++threads",)).run_name == "droq_contextual-sim-seed0__threads-2"
+    assert job("run_name=mine", "runs_dir=a", swept=("run_name", "runs_dir")).run_name == "mine"
+
+
+def test_run_that_begins_with_the_weights_of_another_one_has_a_name_of_its_own():
+    assert single_run("training.init_from=mine") == "droq_contextual-sim-seed0__training.init_from-mine"
 
 
 def test_same_overrides_give_the_same_folder_in_any_order():
@@ -74,6 +113,12 @@ def test_long_name_is_cut_between_overrides_and_ends_in_a_hash():
 def test_run_name_of_a_trial_is_unchanged(tmp_path):
     trial = TrialJob(tmp_path, "sqlite://", "host-1-now", 0)
     assert job("agent.gamma=0.99", "seed=1", trial=trial).run_name == "droq_contextual-sim-seed1"
+
+
+def test_title_of_a_job_has_its_position_and_what_differs():
+    title = Job(("seed=1", "model=droq"), 1, number=1, jobs=3, swept=("seed",)).title
+    assert title == "job 2 of 3 · seed=1"
+    assert Job((), 1).title == "job 1"
 
 
 def test_parallel_jobs_share_the_cores(monkeypatch):

@@ -316,7 +316,7 @@ def test_evaluator_reports_the_ratio_of_every_lap():
 
 def test_summary_shows_the_ratio_beside_the_lap_time():
     metrics = Evaluation((lap(28.0, 25.0),), ()).metrics()
-    assert "28.00 s ± 0.00 s · 1.12 × the bound on the centre line" in printed(metrics)
+    assert "0:28.000 · 1.12 × the centre-line bound" in printed(metrics)
     assert "bound" not in printed(Evaluation((lap(28.0, None),), ()).metrics())
 
 

@@ -341,7 +341,7 @@ def test_every_finished_episode_is_measured_in_its_own_epoch(tmp_path, monkeypat
         return original(agent, episodes)
 
     monkeypatch.setattr(measures, "q_against_earned", record)
-    run_module.train(configure(tmp_path, *PENDULUM, "replay.capacity=1000"))  # episodes of 25 steps
+    run_module.train(configure(tmp_path, *PENDULUM, "replay.capacity=1000", "health.measure_states=32"))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     steps = [line["env_steps"] for line in lines]
     assert [len(lengths) for lengths in seen] == np.diff([0, *(count // 25 for count in steps)]).tolist()

@@ -7,13 +7,13 @@ from dataclasses import asdict
 import pytest
 import yaml
 
+from app.config import key_effects
+from app.config.key_effects import can_change_learning
 from app.config.renamed_keys import RENAMED_KEYS, current_name
 from app.config.schema import Config
 from app.core.errors import UserError
-from app.runs import fingerprint as fingerprint_module
 from app.runs.config_file import read_config, write_config
 from app.runs.fingerprint import (
-    can_change_learning,
     changed_settings,
     fingerprint,
     flatten,
@@ -148,7 +148,7 @@ def test_every_kind_of_environment_is_an_option():
 
 def test_every_beginning_in_the_list_of_harmless_keys_is_that_of_a_key():
     known = {key for name in OVERRIDES for key in flatten(asdict(config_of(name)))}
-    for beginning in fingerprint_module._NOT_LEARNED:
+    for beginning in key_effects._NOT_LEARNED:
         assert any(key.startswith(beginning) for key in known), beginning
 
 
@@ -224,6 +224,7 @@ def test_current_names_win_over_old_ones():
     assert with_current_names({"training.rounds": "4", "training.steps": 5}) == {
         "training.rounds": "4",
         "training.steps": 5,
+        "training.demonstrations": None,  # an added key
     }
 
 

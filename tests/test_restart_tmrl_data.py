@@ -86,6 +86,13 @@ def test_missing_tmrl_data_has_an_empty_plan(tmp_path):
     assert plan_tmrl_data(tmp_path / "TmrlData", "car", KINDS).items == ()
 
 
+def test_run_that_tmrl_does_not_have_is_told(tmrl):
+    data, _ = tmrl
+    (told,) = (one for one in plan_tmrl_data(data, "cra", KINDS).skipped if one.path == data)
+    assert told.reason == "holds no checkpoint and no weights of a run cra (restart.tmrl_run)"
+    assert not any(one.path == data for one in plan_tmrl_data(data, "car", ("replay",)).skipped)
+
+
 def test_empty_name_of_a_tmrl_run_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"restart\.tmrl_run = ''"):
         plan_tmrl_data(tmp_path, "", KINDS)

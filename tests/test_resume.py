@@ -96,7 +96,18 @@ def test_changed_ratio_causes_no_burst_of_updates_and_no_pause(stopped, ratio):
     assert abs(steps - updates / ratio) <= 1 / ratio + 1
 
 
-def test_finished_run_shows_its_summary_and_can_be_extended(tmp_path, capsys):
+def test_new_run_names_the_one_of_the_same_settings_without_them_in_its_name(tmp_path, capsys):
+    def start(name, *overrides):
+        run_module.train(compose(*QUICK, "training.epochs=1", *overrides, f"runs_dir={tmp_path}", f"run_name={name}"))
+        return "has the same settings; run_name=car continues it instead" in capsys.readouterr().out
+
+    assert not start("car")
+    assert start("car__training-smoke") and not start("car__training-smoke")  # only when it begins
+    assert not start("car__agent.gamma-0.95", "agent.gamma=0.95") and not start("car-2")
+    assert not start("car__init", f"training.init_from={tmp_path / 'car'}")
+
+
+def test_finished_run_answers_for_its_own_settings_only_and_can_be_extended(tmp_path, capsys):
     first = run_module.train(configure(tmp_path, *QUICK))
     capsys.readouterr()
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
@@ -104,6 +115,14 @@ def test_finished_run_shows_its_summary_and_can_be_extended(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "has finished already" in out and "summary of run" in out and "Resuming" not in out
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    for asked in ("agent.lr_actor=0.001", "training.epochs=2", "training.eval_episodes=3"):
+        key = asked.partition("=")[0]
+        with pytest.raises(UserError, match=rf"has finished, and was made under other settings.*\n  {key}: "):
+            run_module.train(configure(tmp_path, *QUICK, asked))
+    assert "summary" not in capsys.readouterr().out
+    assert run_module.train(configure(tmp_path, *QUICK, "threads=2", "health.on_collapse=stop")) == first
+    assert run_module.train(configure(tmp_path, *QUICK, "training.eval_episodes_other=3")) == first
+    capsys.readouterr()
     run_module.train(configure(tmp_path, *QUICK, "training.epochs=4"))
     assert "changed  training.epochs: 3 → 4" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["updates"] == 40

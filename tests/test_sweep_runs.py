@@ -136,7 +136,7 @@ def test_clean_restart_happens_once_per_sweep(tmp_path):
     (first,) = StudyFolder(tmp_path, NAME).trials.iterdir()
     assert (first / "checkpoints" / "last.pt").exists() and (first / "replay").exists()
     out = finish(run_sweep(tmp_path, "hydra.sweeper.n_trials=1", "+restart=clean", "encoder.dropout=0.1"))
-    assert out.count(" cleared · receipt ") == 1 and "Resuming" not in out
+    assert out.count(" removed · receipt ") == 1 and "Resuming" not in out
     assert [trial.state.name for trial in trials_of(tmp_path)] == ["COMPLETE"]
     assert not (first / "checkpoints" / "last.pt").exists()
 
@@ -174,7 +174,8 @@ def test_ctrl_c_ends_the_job_and_every_job_after_it(tmp_path):
     "arguments, text",
     [
         (["hydra/sweeper=optuna"], "hydra/sweeper=optuna: a search needs -m"),
-        (["sweep=optuna"], "Add hydra/sweeper=optuna."),
+        (["sweep=optuna"], "Add -m hydra/sweeper=optuna."),
+        (["-m", "sweep=core", "seed=0,1"], "Add -m hydra/sweeper=optuna."),
         (["restart=clean"], "Write +restart=clean or +restart=archive."),
         (["-m", "hydra/sweeper=optuna", "sweeps_dir=/dev/null/a", "+hydra.sweeper.params.seed='choice('"], "choice("),
     ],

@@ -36,6 +36,15 @@ def test_trial_of_a_killed_launch_is_requeued_first_with_its_folder(start):
     assert continued.user_attrs[FOLDER] == "00000"  # the one with its checkpoint
 
 
+def test_new_study_never_uses_a_folder_that_it_does_not_know(start):
+    sweep = start()
+    sweep.folder.trials.mkdir(exist_ok=True)
+    (sweep.folder.trials / "00000").mkdir()  # of a study that was deleted
+    (sweep.folder.trials / "00001").symlink_to("nowhere")
+    folders = [sweep.ask_and_assign().user_attrs[FOLDER] for _ in range(3)]
+    assert folders == ["00000-2", "00001-2", "00002"]
+
+
 def test_trial_that_ended_before_its_batch_counts_as_complete(start):
     sweep = start("hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2")
     ended, _ = sweep.ask_and_assign(), sweep.ask_and_assign()

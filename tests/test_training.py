@@ -180,6 +180,7 @@ def test_run_folder_is_complete_and_its_config_loads_again(tmp_path):
         folder.metrics,
         folder.summary,
         folder.curves,
+        folder.report,
         folder.checkpoints.last,
         folder.best_actor,
         folder.best_video,

@@ -64,6 +64,8 @@ def _allowed_tuple(bare: Any, bounds: dict[str, Any]) -> str:
     items = get_args(bare)
     item, item_bounds = _split(items[0])
     each = _bounded(_PLURALS.get(item, "sections"), item_bounds)
+    if get_origin(item) is Literal:
+        each = f"of {', '.join(map(str, get_args(item)))}"
     if items[-1] is Ellipsis:
         return f"a list of {bounds.get('min_length', 0)} or more {each}"
     return f"a list of {len(items)} {each}"
@@ -111,6 +113,18 @@ def _present(annotation: Any) -> Any:
 def tags(annotation: Any) -> list[str]:
     """Return the values of ``kind`` by which the members of a tagged union differ."""
     return [kind for member in _members(annotation) for kind in _kind(member)]
+
+
+def allows_truth_values(annotation: Any) -> bool:
+    """Return whether true and false are values of a type."""
+    return any(_split(member)[0] is bool for member in _members(annotation))
+
+
+def names(annotation: Any) -> list[str]:
+    """Return the names that a type allows: those of an enumeration, or the kinds of a tagged union."""
+    literals = [_split(member)[0] for member in _members(annotation)]
+    values = [value for bare in literals if get_origin(bare) is Literal for value in get_args(bare)]
+    return [value for value in values if isinstance(value, str)] + tags(annotation)
 
 
 def _kind(member: Any) -> tuple[str, ...]:

@@ -1,17 +1,18 @@
 """Conversion of the composed YAML into the typed, frozen configuration."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from app.config import rules
-from app.config.describe import allowed, known_keys, locate, tags
+from app.config.describe import allowed, allows_truth_values, known_keys, locate, names, tags
 from app.config.renamed_keys import renaming
+from app.config.run_paths import missing_value
 from app.config.schema import Config
 from app.core.errors import UserError
 
@@ -89,10 +90,23 @@ def validate(cfg: DictConfig, schema: type[Schema]) -> Schema:
         values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError([_sentence(error)]) from None
+    if found := list(_truth_values(values, schema, ())):
+        raise ConfigError(found)
     try:
         return TypeAdapter(schema).validate_python(values)
     except ValidationError as error:
         raise ConfigError(_problems(error, cfg, schema)) from None
+
+
+def _truth_values(value: Any, schema: type, place: tuple[str, ...]) -> Iterator[str]:
+    """Yield a sentence for every true or false where a number belongs; pydantic would take it as 1 or 0."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _truth_values(item, schema, (*place, str(key)))
+    elif isinstance(value, bool):
+        key, annotation = locate(schema, place)
+        if annotation is not None and not allows_truth_values(annotation):
+            yield f"{key} = {_as_yaml(value)}: must be {allowed(annotation)}."
 
 
 def _checked(config: RunSchema, problems: Callable[[Config], list[str]]) -> RunSchema:
@@ -141,6 +155,8 @@ def invalid_option(group: str, option: str, options: Sequence[str]) -> str:
 
 def _sentence(error: OmegaConfBaseException) -> str:
     key = getattr(error, "full_key", None)
+    if isinstance(error, MissingMandatoryValue) and key:
+        return missing_value(key)
     return f"{key}: {str(error).splitlines()[0]}." if key else str(error)
 
 
@@ -159,8 +175,15 @@ def _problems(error: ValidationError, cfg: DictConfig, schema: type) -> list[str
             found[key] = f"{key}: has no value. Set it to {values}."
         else:
             value = _as_yaml(OmegaConf.select(cfg, key))
-            found[key] = f"{key} = {value}: must be {values}. {_ADVICE.get(key, '')}".rstrip()
+            advice = _ADVICE.get(key) or _meant(key, value, annotation)
+            found[key] = f"{key} = {value}: must be {values}. {advice}".rstrip()
     return [text for key, text in found.items() if _source(cfg, key) not in found]
+
+
+def _meant(key: str, value: str, annotation: Any) -> str:
+    """Return a question for the name that a misspelt value may have been meant to be; empty if none is close."""
+    close = difflib.get_close_matches(value, names(annotation), n=1)
+    return f"Did you mean {key}={close[0]}?" if close else ""
 
 
 def _as_yaml(value: Any) -> str:

@@ -1,10 +1,7 @@
 """Jobs of a multirun (``-m``): each gets a run folder and a share of the cores of its own."""
 
-import hashlib
 import os
 import platform
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,15 +9,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from app.config.run_names import name_job, name_run, shown_overrides
 from app.config.schema import Config
-from app.config.types import LONGEST_NAME
 from app.core.errors import UserError
 from app.core.system import usable_cores
 
+SEARCH_SPACE_ALONE = "sweep: a search space needs a sweeper that searches it. Add -m hydra/sweeper=optuna."
 TRIALS = "trials"  # folder in that of the study, with the run folders of its trials
-
-_NOT_IN_NAMES = ("runs_dir", "sweeps_dir", "run_name", "device", "threads", "logger", "restart", "hydra")
-_HASH_DIGITS = 10
 
 
 @dataclass(frozen=True)
@@ -48,21 +43,35 @@ class Job:
         overrides: Its overrides, such as "agent.gamma=0.99".
         parallel_jobs: Number of jobs that share the machine.
         trial: Its trial; None for a job of a plain ``-m`` without a study.
+        number: Number of the job, from 0.
+        jobs: Number of all jobs; None if it is not known.
+        swept: Keys that differ between them.
     """
 
     overrides: tuple[str, ...]
     parallel_jobs: int
-    trial: "TrialJob | None"
+    trial: "TrialJob | None" = None
+    number: int = 0
+    jobs: int | None = None
+    swept: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Position of the job, and what differs from the others, such as "job 2 of 3 · seed=1"."""
+        of = "" if self.jobs is None else f" of {self.jobs}"
+        return " · ".join([f"job {self.number + 1}{of}", *shown_overrides(self.overrides, self.swept)])
 
     @classmethod
     def current(cls) -> "Job | None":
         """Return the job that Hydra is running now; None in a single run.
 
         Raises:
-            UserError: The single run was to be a search.
+            UserError: The single run was to be a search, or there is a search space without a sweeper that searches it.
         """
         hydra = HydraConfig.get()
         is_search = "launch" in hydra.sweeper  # conf/hydra/sweeper/optuna.yaml has the key
+        if not is_search and "study_name" in hydra.sweeper:  # conf/sweep/*.yaml have the key
+            raise UserError(SEARCH_SPACE_ALONE)
         if hydra.mode is not RunMode.MULTIRUN:
             if is_search:
                 raise UserError(
@@ -72,7 +81,9 @@ class Job:
         trial = None
         if is_search:
             trial = TrialJob(Path(hydra.sweep.dir), hydra.sweeper.storage, hydra.sweeper.launch, hydra.job.num)
-        return cls(tuple(hydra.overrides.task), count_parallel_jobs(hydra.launcher), trial)
+        jobs, swept = (OmegaConf.select(hydra.sweeper, key) for key in ("jobs", "swept"))
+        parallel_jobs = count_parallel_jobs(hydra.launcher)
+        return cls(tuple(hydra.overrides.task), parallel_jobs, trial, hydra.job.num, jobs, tuple(swept or ()))
 
 
 def enter_launch_folder() -> None:
@@ -91,6 +102,16 @@ def enter_launch_folder() -> None:
         ) from None
 
 
+def config_of_run(config: Config, cfg: DictConfig) -> Config:
+    """Return the configuration of a single run, with a default run name that shows its overrides.
+
+    Args:
+        config: Configuration of the run.
+        cfg: The composed configuration that it was made from.
+    """
+    return replace(config, run_name=name_run(config, cfg, HydraConfig.get().overrides.task))
+
+
 def config_of_job(config: Config, cfg: DictConfig, job: Job) -> Config:
     """Return the configuration of a job with its share of the cores and a run folder of its own.
 
@@ -105,8 +126,7 @@ def config_of_job(config: Config, cfg: DictConfig, job: Job) -> Config:
         config = replace(config, threads=max(1, usable_cores() // job.parallel_jobs))
     if job.trial is not None:
         return config
-    shown = _overrides_in_name(OmegaConf.to_container(cfg, resolve=False)["run_name"], config)
-    return replace(config, run_name=unique_run_name(config.run_name, set(job.overrides) - shown))
+    return replace(config, run_name=name_job(config, cfg, job.overrides, job.swept))
 
 
 def count_parallel_jobs(launcher: DictConfig) -> int:
@@ -115,45 +135,3 @@ def count_parallel_jobs(launcher: DictConfig) -> int:
     if wanted is None:
         return 1
     return usable_cores() if wanted < 1 else wanted
-
-
-def unique_run_name(base: str, overrides: Iterable[str]) -> str:
-    """Return a run name that no other set of overrides has, with the length and characters of ``types.Name``.
-
-    Overrides that do not change what is learned are left out. A name that cannot show everything ends in a hash.
-    """
-    shown = sorted(text for text in (override.lstrip("+") for override in overrides) if _matters(text))
-    name = "__".join([base, *map(_word, shown)])
-    if len(name) <= LONGEST_NAME and all(map(_is_exact, shown)):
-        return name
-    digest = hashlib.sha256("\n".join([base, *shown]).encode()).hexdigest()[:_HASH_DIGITS]
-    words = [base, *(_word(override.partition(".")[2] or override) for override in shown)]
-    room = LONGEST_NAME - len(f"__{digest}")
-    while len(words) > 1 and len("__".join(words)) > room:
-        words.pop()
-    return f"{'__'.join(words)[:room]}__{digest}"
-
-
-def _overrides_in_name(run_name: str, config: Config) -> set[str]:
-    """Return the overrides that the run name already shows through its interpolations."""
-    parts = {"model.name": f"model={config.model.name}", "env.name": f"env={config.env.name}"}
-    parts["seed"] = f"seed={config.seed}"
-    return {override for part, override in parts.items() if f"${{{part}}}" in run_name}
-
-
-def _matters(override: str) -> bool:
-    return re.split(r"[./@=]", override.lstrip("~"), maxsplit=1)[0] not in _NOT_IN_NAMES
-
-
-def _word(override: str) -> str:
-    """Return an override in the characters of a name: "agent.betas_actor-0.9_0.99" for agent.betas_actor=[0.9,0.99]."""
-    key, _, value = override.partition("=")
-    return "-".join(re.sub(r"[^A-Za-z0-9.-]+", "_", part).strip("_") for part in (key, value))
-
-
-def _is_exact(override: str) -> bool:
-    """Return whether the override can be reconstructed from its word."""
-    key, _, value = override.partition("=")
-    plain = r"[A-Za-z0-9.-]+"
-    numbers = rf"\[{plain}(,{plain})*\]"
-    return bool(re.fullmatch(r"[A-Za-z0-9._]+", key) and re.fullmatch(rf"{plain}(_{plain})*|{numbers}", value))

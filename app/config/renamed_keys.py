@@ -16,7 +16,7 @@ RENAMED_KEYS: dict[str, str] = {
 }
 
 # Added key: the value with which the program does what it did before the key existed.
-ADDED_KEYS: dict[str, float] = {"agent.deterministic_share": 0.0}
+ADDED_KEYS: dict[str, float | None] = {"agent.deterministic_share": 0.0, "training.demonstrations": None}
 
 # Removed key: reason and what to do.
 REMOVED_KEYS: dict[str, str] = {

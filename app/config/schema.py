@@ -176,6 +176,7 @@ class TrainingConfig:
     eval_episodes_other: Count  # deterministic, of the policy that is not deployed
     checkpoint_interval_s: NonNegative  # seconds between checkpoints; every epoch ends with one, too
     init_from: str | None  # folder of a run whose best weights a new run starts with
+    demonstrations: str | None  # file or folder of episodes that a new run's replay starts with
 
     @property
     def updates(self) -> int:
@@ -236,14 +237,25 @@ class PrunerConfig:
 
 
 @dataclass(frozen=True, config=FROZEN)
+class WandbConfig:
+    """Weights & Biases."""
+
+    project: str
+    entity: str | None  # user or team; null: the account's own default
+    mode: Literal["online", "offline"] | None  # null: as WANDB_MODE says, otherwise online
+
+
+@dataclass(frozen=True, config=FROZEN)
 class LoggerConfig:
     """Output for people."""
 
     tensorboard: bool
     progress: Literal["auto", "bar", "plain", "none"]
     curves: bool
+    report: bool
     video: bool
     video_size: Annotated[int, Field(ge=64, le=2048)]  # pixels
+    wandb: WandbConfig | None  # null: nothing is sent
 
 
 @dataclass(frozen=True, config=FROZEN)

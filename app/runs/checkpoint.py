@@ -1,4 +1,7 @@
-"""Checkpoints: the last two states of a run, written atomically, verified by checksum, and loaded as data only."""
+"""Checkpoints: the last two states of a run, written atomically, verified by checksum, and loaded as data only.
+
+torch, which takes seconds to import, is imported where tensors are read or written: a list of runs needs only paths.
+"""
 
 import hashlib
 import io
@@ -9,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from app.core.atomic_files import atomic_write
 from app.core.errors import UserError
@@ -77,6 +78,8 @@ class Checkpoints:
         Raises:
             OSError: The file cannot be written; the existing checkpoints are unchanged.
         """
+        import torch
+
         payload = io.BytesIO()
         torch.save(dict(state), payload)
         data = payload.getbuffer()
@@ -116,6 +119,8 @@ def read_checkpoint(path: Path) -> State:
     Raises:
         DamagedCheckpoint: The file is truncated, changed, of another format, or holds something other than data.
     """
+    import torch
+
     try:
         with path.open("rb") as file:
             header, data = _parse_header(file.readline(_MAX_HEADER_BYTES)), file.read()

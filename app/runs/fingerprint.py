@@ -1,4 +1,4 @@
-"""Configuration keys that must match before a checkpoint or replay is reused, and keys that cannot change learning."""
+"""Configuration keys that must match before a checkpoint or replay is reused."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from app.config.key_effects import EVALUATION_ONLY, MACHINE_ONLY, PLACE_KEYS, can_change_learning
 from app.config.renamed_keys import ADDED_KEYS, RENAMED_KEYS
 from app.config.schema import Config
 from app.core.errors import UserError
@@ -16,21 +17,8 @@ FlatDict = dict[str, Any]
 
 # Keys of the sections in a fingerprint that existing networks and data do not depend on.
 _LEARNING_ONLY = ("encoder.prediction_weight", "critic.initial_q", "value.sigma")
-_EVALUATION_ONLY = ("env.eval_tracks", "env.return_range")
-_MACHINE_ONLY = ("env.reward_file", "env.openplanet.host", "env.openplanet.port", "env.openplanet.timeout_s")
 _IMAGES_ONLY = ("env.image_size", "env.image_history")
 _CATEGORICAL_ONLY = ("value.bins", "value.support")
-
-# Beginnings of the keys that cannot change what a run learns: where it runs and what it shows, how it is executed, and
-# how its policy is judged. Every other key can, a key that this version does not know included.
-_PLACE_KEYS = (
-    "runs_dir", "sweeps_dir", "run_name", "role", "workers", "network.", "logger.", "restart", "training.init_from",
-)  # fmt: skip
-_EXECUTION_KEYS = (
-    "device", "threads", "pruner.", "replay.keep_after_trial", "training.checkpoint_interval_s", *_MACHINE_ONLY,
-)  # fmt: skip
-_EVALUATION_KEYS = ("objective", "health.", "training.eval_episodes", *_EVALUATION_ONLY)
-_NOT_LEARNED = _PLACE_KEYS + _EXECUTION_KEYS + _EVALUATION_KEYS
 
 _ABSENT = "(absent)"
 _ABSENT_NOTE = (
@@ -80,11 +68,6 @@ def with_current_names(flat: Mapping[str, Any]) -> FlatDict:
     sections = {key.partition(".")[0] for key in renamed}
     added = {key: value for key, value in ADDED_KEYS.items() if key.partition(".")[0] in sections}
     return added | renamed
-
-
-def can_change_learning(key: str) -> bool:
-    """Return whether a key may change what a run learns; this is assumed of a key that this version does not know."""
-    return not key.startswith(_NOT_LEARNED)
 
 
 def fingerprint(config: Config) -> FlatDict:
@@ -181,8 +164,19 @@ def changed_settings(recorded: Mapping[str, Any], current: Mapping[str, Any]) ->
         recorded: The flattened configuration of the checkpoint.
         current: The flattened configuration of this start.
     """
-    shared = [key for key in current if key in recorded and not key.startswith(_PLACE_KEYS)]
+    shared = [key for key in current if key in recorded and not key.startswith(PLACE_KEYS)]
     return differences(*({key: flat[key] for key in shared} for flat in (recorded, current)))
+
+
+def learning_differences(recorded: Config, current: Config) -> list[str]:
+    """Return the differences between two configurations that can change what is learned.
+
+    Args:
+        recorded: Configuration of a run.
+        current: Another configuration.
+    """
+    flats = [flatten(asdict(config.to_record())) for config in (recorded, current)]
+    return differences(*({key: flat[key] for key in flat if can_change_learning(key)} for flat in flats))
 
 
 def fingerprint_json(config: Config) -> str:
@@ -197,7 +191,7 @@ def fingerprint_digest(text: str) -> str:
 
 def _relevant(flat: Mapping[str, Any]) -> FlatDict:
     """Return the settings without those that no network and no data depend on, sorted by key."""
-    left_out = {*_LEARNING_ONLY, *_EVALUATION_ONLY, *_MACHINE_ONLY}
+    left_out = {*_LEARNING_ONLY, *EVALUATION_ONLY, *MACHINE_ONLY}
     if not flat.get("env.images", True):
         left_out.update(_IMAGES_ONLY)
     if flat.get("value.kind") == "scalar":

@@ -10,9 +10,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from app.config.key_effects import can_change_learning
 from app.config.load import CONF
 from app.core.errors import UserError
-from app.runs.fingerprint import FlatDict, can_change_learning, flatten, unflatten, with_current_names
+from app.runs.fingerprint import FlatDict, flatten, unflatten, with_current_names
 
 
 def complete(subject: str, recorded: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def complete(subject: str, recorded: Mapping[str, Any]) -> dict[str, Any]:
         UserError: A key that can have changed what was learned is missing or no longer exists; names every such key.
     """
     flat = with_current_names(flatten(recorded))
-    defaults = _defaults(str(flat.get("model.name", "")), str(flat.get("env.kind", "")))
+    defaults = default_settings(str(flat.get("model.name", "")), str(flat.get("env.kind", "")))
     if defaults is None:  # an unknown model or environment: validation says so
         return unflatten(flat)
     missing, removed = sorted(defaults.keys() - flat.keys()), sorted(flat.keys() - defaults.keys())
@@ -50,7 +51,7 @@ def complete(subject: str, recorded: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @functools.cache
-def _defaults(model: str, env: str) -> FlatDict | None:
+def default_settings(model: str, env: str) -> FlatDict | None:
     """Return today's default of every key, or None if there is no such model or environment.
 
     Args:

@@ -1,4 +1,7 @@
-"""Run folder: paths, ownership, atomic writes."""
+"""Run folder: paths, ownership, atomic writes.
+
+torch, which takes seconds to import, is imported where weights are read or written: a list of runs needs only paths.
+"""
 
 import contextlib
 import json
@@ -8,12 +11,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
+from app.config.run_paths import require_run
 from app.config.schema import Config
 from app.core.atomic_files import atomic_write, make_folder, strict_json, sync_folder, write_json
 from app.core.errors import UserError
@@ -28,6 +30,9 @@ from app.runs.fingerprint import (
 )
 from app.runs.lock import Lock
 from app.runs.manifest import Manifest, acquire_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _HINT = (
     "Add +restart=clean to remove its replay, checkpoints and weights (restart.dry_run=true shows them first), "
@@ -53,11 +58,15 @@ class RunFolder:
         fingerprint: Settings that checkpoints and weights depend on.
         starts: One line of JSON for every start.
         curves: Learning curves as a picture.
+        report: Page about the run, written after every epoch.
         tensorboard: Folder of TensorBoard's events.
+        wandb: Folder of Weights & Biases, with the identifier of the run there.
         videos: Folder of the videos.
         best_video: Video of the best policy.
         evaluation: Result of ``app/evaluate.py``.
+        competition: Result of ``app/evaluate.py protocol=tmrl``.
         post_mortem: Page of ``app/postmortem.py``.
+        viewer: Page of ``app/replay_viewer.py``.
         checkpoints: The two checkpoints.
         replay: Folder of the replay's rows.
         replay_fingerprint: Settings that the rows depend on.
@@ -76,7 +85,9 @@ class RunFolder:
         self.fingerprint, self.starts = path / "fingerprint.json", path / "starts.jsonl"
         self.curves, self.tensorboard, self.videos = path / "curves.png", path / "tensorboard", path / "videos"
         self.best_video, self.evaluation = self.videos / "best.mp4", path / "evaluation.json"
-        self.post_mortem = path / "postmortem.html"
+        self.competition, self.wandb = path / "competition.json", path / "wandb"
+        self.report = path / "report.html"
+        self.post_mortem, self.viewer = path / "postmortem.html", path / "viewer.html"
         self.checkpoints, self.replay = Checkpoints(path / "checkpoints"), path / "replay"
         self.replay_fingerprint = self.replay / "fingerprint.json"
         self.best_actor, self.best_model, self.best_result = (
@@ -161,14 +172,16 @@ class RunFolder:
         write_json(self.replay_fingerprint, _replay_fingerprint(config))
         write_config(self.config, config)
 
-    def append_start(self, updates: int, changed: Sequence[str]) -> None:
+    def append_start(self, updates: int, changed: Sequence[str], environment: Mapping[str, str]) -> None:
         """Append a line about this start to ``starts.jsonl``.
 
         Args:
             updates: Number of updates that were done before.
             changed: Settings that differ from those of the start before.
+            environment: What it runs on: device, system, versions.
         """
-        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "updates": updates, "changed": changed}
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        line = {"time": now, "updates": updates, "changed": changed, "environment": environment}
         with self.starts.open("a", encoding="utf-8") as file:
             file.write(strict_json(line) + "\n")
 
@@ -183,9 +196,13 @@ class RunFolder:
             self.summary,
             self.curves,
             self.tensorboard,
+            self.wandb,
             self.videos,
             self.evaluation,
+            self.competition,
+            self.report,
             self.post_mortem,
+            self.viewer,
             self.config,
             self.best_actor.parent,
         )
@@ -200,7 +217,9 @@ class RunFolder:
         sync_folder(self.path)
         return target
 
-    def save_best(self, actor: nn.Module, model: nn.Module, result: Mapping[str, Any], made_under: FlatDict) -> None:
+    def save_best(
+        self, actor: "nn.Module", model: "nn.Module", result: Mapping[str, Any], made_under: FlatDict
+    ) -> None:
         """Save the weights of the best policy and its result.
 
         The file of the actor holds the result and the fingerprint, too, and is written after that of the model: it
@@ -212,13 +231,15 @@ class RunFolder:
             result: Metrics of the policy.
             made_under: Fingerprint of the run.
         """
+        from safetensors.torch import save_file
+
         metadata = {"result": strict_json(result), "fingerprint": strict_json(made_under)}
         for path, module, content in ((self.best_model, model, {}), (self.best_actor, actor, metadata)):
             with atomic_write(path) as temporary:
                 save_file({name: part.contiguous() for name, part in module.state_dict().items()}, temporary, content)
         write_json(self.best_result, result)
 
-    def load_best(self, actor: nn.Module) -> None:
+    def load_best(self, actor: "nn.Module") -> None:
         """Load the weights of the best policy; nothing in the file can be executed.
 
         Args:
@@ -238,12 +259,12 @@ class RunFolder:
         Raises:
             UserError: The folder holds no run, one without a best policy, or one that this version cannot read.
         """
-        for path, content, advice in (
-            (self.config, "no run", "Name the folder of a run, such as one below runs/."),
-            (self.best_actor, "a run without a best policy yet", "Train it to the end of its first epoch."),
-        ):
-            if not path.is_file():
-                raise UserError(f"run = {self.path}: holds {content} ({path} is missing). {advice}")
+        require_run("run", str(self.path))
+        if not self.best_actor.is_file():
+            raise UserError(
+                f"run = {self.path}: holds a run without a best policy yet ({self.best_actor} is missing). Train it to "
+                "the end of its first epoch."
+            )
         return read_config(self.config)
 
     def best_fingerprint(self) -> FlatDict:
@@ -263,12 +284,14 @@ class RunFolder:
         return _read_metadata(self.best_actor, "result") if self.best_actor.is_file() else {}
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
+def load_weights(path: Path) -> "dict[str, Tensor]":
     """Read a safetensors file.
 
     Raises:
         UserError: The file is missing or damaged.
     """
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

@@ -1,5 +1,6 @@
 """Session of a sweep: one process among those that run the trials of a study, from its first trial to the results."""
 
+import itertools
 import os
 import platform
 import shutil
@@ -14,6 +15,7 @@ from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
+from app.config.multirun import TRIALS
 from app.core.atomic_files import process_exists
 from app.core.console import print_line
 from app.core.errors import UserError
@@ -55,7 +57,7 @@ class Launch:
         self.id = f"{platform.node()}-{os.getpid()}-{datetime.now(timezone.utc):%Y%m%dT%H%M%S%f}"
         self.batch_size, self.remaining = batch_size, remaining
         self._store, self._n_trials = store, n_trials
-        self._path = folder / self.id
+        self._path, self._trials = folder / self.id, folder.parent / TRIALS
         self._lock = Lock(self._path, "launch")
         self._batch: list[int] = []
         self._jobs = 0
@@ -84,7 +86,7 @@ class Launch:
         trial.set_user_attr(LAUNCH, self.id)
         trial.set_user_attr(JOB, self._jobs)  # the number that Hydra gives to the job of the trial
         if FOLDER not in trial.user_attrs:
-            trial.set_user_attr(FOLDER, f"{trial.number:05d}")
+            trial.set_user_attr(FOLDER, unused_folder(self._trials, trial.number))
         self._jobs += 1
         self._batch.append(trial.number)
         if len(self._batch) < min(self.batch_size, self.remaining):
@@ -99,6 +101,19 @@ class Launch:
         """Return whether the trials before a number are enough; two launches never both release the last one."""
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
         return sum(trial.number < number for trial in trials) >= self._n_trials
+
+
+def unused_folder(trials: Path, number: int) -> str:
+    """Return a name for the run folder of a new trial that no other run has.
+
+    A study that was deleted, or whose storage was, may have left a folder for a trial of the same number.
+
+    Args:
+        trials: Folder of the run folders.
+        number: Number of the trial.
+    """
+    names = itertools.chain([f"{number:05d}"], (f"{number:05d}-{count}" for count in itertools.count(2)))
+    return next(name for name in names if not os.path.lexists(trials / name))
 
 
 def assign_trial(config: DictConfig, trial: optuna.Trial) -> None:

@@ -19,6 +19,8 @@ from app.config.schema import Config, PrunerConfig
 from app.core.console import make_console, make_log_console, print_line
 from app.core.errors import UserError, format_error
 from app.core.processes import is_orphan, terminate_with_parent
+from app.runs.config_file import read_config
+from app.runs.fingerprint import learning_differences
 from app.runs.restart.apply import remove
 from app.runs.restart.plan import plan_folder
 from app.runs.run_folder import RunFolder
@@ -149,12 +151,24 @@ class StudyTrial:
 def _train(config: Config, trial: StudyTrial) -> RunResult:
     setup = set_up(config)
     with StopRequest() as stop, RunFolder.open(config) as folder, _log(folder) as console:
+        _require_same_parameters(folder, config)
         result = train_in_folder(folder, config, setup, console, stop, callbacks=[trial])
         reraise_stop(stop, result, propagate_interrupt=True)
         trial.record_result(result)
         if not config.replay.keep_after_trial:
             remove(plan_folder(folder.path, Path(config.sweeps_dir), _NOT_KEPT))
         return result
+
+
+def _require_same_parameters(folder: RunFolder, config: Config) -> None:
+    """Raise unless a trial that continues has the settings with which it began."""
+    if not folder.config.is_file():
+        return
+    if changed := learning_differences(read_config(folder.config), config):
+        raise UserError(
+            f"{folder.path}: holds a trial with other parameters ({'; '.join(changed)}). A trial continues only with "
+            "its own: remove the folder."
+        )
 
 
 @contextlib.contextmanager

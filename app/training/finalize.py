@@ -3,10 +3,12 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 
+from app.config.key_effects import can_change_result
 from app.config.schema import Config
 from app.core.atomic_files import write_json
 from app.core.console import print_line
@@ -15,7 +17,10 @@ from app.evaluation.evaluator import Evaluator, evaluation_starts
 from app.evaluation.results import Evaluation
 from app.models.actor import DrivingActor
 from app.reporting.curves import plot_curves
+from app.reporting.run_report import RunReport
 from app.reporting.summary import print_summary
+from app.runs.checkpoint import State
+from app.runs.fingerprint import flatten, require_same_fingerprint
 from app.runs.run_folder import RunFolder
 from app.training.evaluate_run import record_best_episode
 from app.training.resume import Source
@@ -23,7 +28,7 @@ from app.training.stop import INTERRUPTED, TERMINATED, StopKind, Stopped, StopRe
 
 
 def finished_objective(config: Config, folder: RunFolder, source: Source, console: Console) -> float | None:
-    """Print the summary again and return the objective if an earlier start has finished the run.
+    """Print the summary again and return the objective if an earlier start has finished the run as it is asked for.
 
     Args:
         config: Configuration of this start.
@@ -33,6 +38,9 @@ def finished_objective(config: Config, folder: RunFolder, source: Source, consol
 
     Returns:
         The objective; None if there is something left to do: epochs, a restart, or a summary.
+
+    Raises:
+        UserError: The run has finished under other settings, so its result is not that of this configuration.
     """
     newest = source.candidates[0].state if source.candidates else None
     if config.restart or newest is None or newest["epochs_done"] < config.training.epochs:
@@ -41,6 +49,7 @@ def finished_objective(config: Config, folder: RunFolder, source: Source, consol
         summary = json.loads(folder.summary.read_text(encoding="utf-8"))
         if summary["stop_reason"] != StopKind.FINISHED.value or summary["updates"] != newest["training"]["updates"]:
             return None
+        _require_same_result(config, folder, newest)
         objective = math.nan if summary["objective"] is None else summary["objective"]  # JSON has no NaN
         print_summary(console, summary)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # the summary is missing or incomplete
@@ -54,6 +63,18 @@ def finished_objective(config: Config, folder: RunFolder, source: Source, consol
     return objective
 
 
+def _require_same_result(config: Config, folder: RunFolder, state: State) -> None:
+    """Raise if a finished run had other settings, under which the result might have been another one."""
+    recorded, current = state["config"], flatten(asdict(config.to_record()))
+    keys = [key for key in current if key in recorded and can_change_result(key)]
+    require_same_fingerprint(
+        f"{folder.path} has finished, and",
+        *({key: flat[key] for key in keys} for flat in (recorded, current)),
+        "Its result is not that of these settings: choose another run_name, or add +restart=clean to replace the run. "
+        "Only more epochs than it has (training.epochs) would continue it under them.",
+    )
+
+
 class Finalizer:
     """Evaluates the best policy of a run and writes what remains of the run.
 
@@ -63,24 +84,36 @@ class Finalizer:
         console: Console to print on.
         evaluator: Drives the evaluation episodes.
         actor: Receives the weights of the best policy.
+        report: Writes the page about the run.
     """
 
-    def __init__(self, config: Config, folder: RunFolder, console: Console, evaluator: Evaluator, actor: DrivingActor):
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        console: Console,
+        evaluator: Evaluator,
+        actor: DrivingActor,
+        report: RunReport,
+    ):
         self.config, self.folder, self.console = config, folder, console
-        self.evaluator, self.actor = evaluator, actor
+        self.evaluator, self.actor, self.report = evaluator, actor, report
 
     def finalize(
         self, reason: StopReason, counters: Mapping[str, float], best: Mapping[str, Any], objective: float
-    ) -> None:
-        """Evaluate the best policy on new starts, plot the curves, record a video, and write the summary.
+    ) -> dict[str, Any]:
+        """Evaluate the best policy on new starts, plot the curves, record a video, and write summary and report.
 
-        Ctrl-C skips everything but the summary; so does SIGTERM, which leaves no time.
+        Ctrl-C skips everything but summary and report; so does SIGTERM, which leaves no time.
 
         Args:
             reason: Reason why the run stopped.
             counters: Epochs, updates, steps and times of the run.
             best: Evaluation of the best policy; empty if there is none.
             objective: The final objective, or NaN.
+
+        Returns:
+            The summary.
         """
         folder = self.folder
         results: dict[str, Any] = {key: value for key, value in best.items() if key.endswith(("_raw", "_averaged"))}
@@ -92,6 +125,8 @@ class Finalizer:
         except (KeyboardInterrupt, Stopped) as stop:
             self.console.print("Skipped.")
             reason = stop.reason if isinstance(stop, Stopped) else INTERRUPTED
+        if self.config.logger.report:
+            paths["report"] = folder.report
         summary = {
             "run_name": folder.path.name,
             "stop_reason": str(reason),
@@ -102,13 +137,24 @@ class Finalizer:
             "objective": objective,
             "objective_name": self.config.objective,
         }
-        try:
-            write_json(folder.summary, summary)
-        except OSError as error:  # the result is printed below in any case
-            print_line(self.console, f"{folder.summary}: cannot be written ({error.strerror}).", "yellow")
+        is_written = self._write_summary(summary)
+        if self.config.logger.report and not self.report.write(str(reason)):
+            del paths["report"]
+            if is_written:
+                self._write_summary(summary)
         print_summary(self.console, summary)
         if reason in (INTERRUPTED, TERMINATED):
             print_line(self.console, f"{same_command(self.config).capitalize()} resumes the run.", "green")
+        return summary
+
+    def _write_summary(self, summary: Mapping[str, Any]) -> bool:
+        """Write the summary, or a warning: the result is printed in any case; return whether it is written."""
+        try:
+            write_json(self.folder.summary, summary)
+        except OSError as error:
+            print_line(self.console, f"{self.folder.summary}: cannot be written ({error.strerror}).", "yellow")
+            return False
+        return True
 
     def _evaluate_best(self, paths: dict[str, Any]) -> dict[str, Any]:
         """Evaluate the best policy on starts that did not choose it, and add the files that were made to ``paths``."""
@@ -120,7 +166,7 @@ class Finalizer:
             paths |= self._make_pictures(evaluation)
         except Exception as error:  # a missing codec, display or disk space must not cost the result
             print_line(self.console, f"Curves and video cannot be made: {error}", "yellow")
-        return evaluation.metrics()
+        return {**evaluation.metrics(), "episodes": evaluation.episodes()}
 
     def _make_pictures(self, evaluation: Evaluation) -> dict[str, Any]:
         config, folder, paths = self.config, self.folder, {}

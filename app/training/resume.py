@@ -1,19 +1,32 @@
 """Starting point of a run: its checkpoints, the weights of another run, or nothing."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from torch import Tensor
 
 from app.config.schema import Config
 from app.core.console import print_line
 from app.core.errors import UserError
+from app.core.system import environment
+from app.envs.env_factory import make_spec
 from app.replay.buffer import ReplayMemory
+from app.replay.demonstrations import Demonstrations, read_demonstrations
 from app.runs.checkpoint import Candidate, State
-from app.runs.fingerprint import changed_settings, fingerprint, flatten, require_same_fingerprint, require_same_keys
+from app.runs.config_file import read_config
+from app.runs.fingerprint import (
+    changed_settings,
+    fingerprint,
+    flatten,
+    learning_differences,
+    require_same_fingerprint,
+    require_same_keys,
+)
 from app.runs.run_folder import RunFolder, load_weights
+from app.training.setup import device_name
 
 _EPOCH_LENGTH = "training.updates_per_epoch"
 _HINT = "Add +restart=clean to remove it, or choose another run_name."
@@ -31,11 +44,13 @@ class Source:
         candidates: Checkpoints to resume from, newest first; without any, a new run starts.
         weights: Initial weights of the networks, from ``training.init_from``; None for random ones.
         weights_description: Their origin, for a message.
+        demonstrations: First rows of the replay of a new run, from ``training.demonstrations``; None for none.
     """
 
     candidates: tuple[Candidate, ...]
     weights: Mapping[str, Tensor] | None = None
     weights_description: str = ""
+    demonstrations: Demonstrations | None = None
 
     @property
     def newest_state(self) -> State | None:
@@ -58,8 +73,8 @@ def find_source(config: Config, folder: RunFolder, replay_files: Sequence[Path])
         replay_files: Files of the replay.
 
     Raises:
-        UserError: Something that would stay was made under another fingerprint or epoch length, or there are no
-            weights at ``training.init_from``.
+        UserError: Something that would stay was made under another fingerprint or epoch length, or there is nothing
+            suitable at ``training.init_from`` or ``training.demonstrations``.
     """
     cleared: Collection[str] = config.restart.targets if config.restart else ()
     folder.check_fingerprints(config, replay_files, cleared)
@@ -67,17 +82,21 @@ def find_source(config: Config, folder: RunFolder, replay_files: Sequence[Path])
     for candidate in candidates:
         if candidate.state is not None:
             _check_state(config, folder, candidate.state)
-    init_from = config.training.init_from
-    if init_from is None:
-        return Source(candidates)
+    init_from, demonstrations = config.training.init_from, config.training.demonstrations
     if not candidates:
-        return _best_policy_of(RunFolder(Path(init_from)), config)
+        source = Source(()) if init_from is None else _best_policy_of(RunFolder(Path(init_from)), config)
+        return source if demonstrations is None else replace(source, demonstrations=_read_demonstrations(config))
     source = Source(candidates)
-    if source.newest_state is not None and source.newest_state["config"].get("training.init_from") != init_from:
-        raise UserError(
-            f"training.init_from = {init_from}: {folder.path} has a checkpoint and would continue with its own "
-            "networks. Choose another run_name, or add +restart=clean."
-        )
+    for key, asked, own in (
+        ("training.init_from", init_from, "networks"),
+        ("training.demonstrations", demonstrations, "replay"),
+    ):
+        recorded = asked if source.newest_state is None else source.newest_state["config"].get(key)
+        if asked is not None and asked != recorded:
+            raise UserError(
+                f"{key} = {asked}: {folder.path} has a checkpoint and would continue with its own {own}. Choose "
+                "another run_name, or add +restart=clean."
+            )
     return source
 
 
@@ -122,10 +141,10 @@ def usable_states(
     return states
 
 
-def report_changes(config: Config, folder: RunFolder, state: State, console: Console) -> None:
+def report_changes(config: Config, folder: RunFolder, state: State, device: str, console: Console) -> None:
     """Print where the run resumes and which settings have changed since; record both in the folder."""
     updates = state["training"]["updates"]
-    without_effect = {"agent.alpha"} if config.agent.auto_alpha else set()
+    without_effect = {"training.demonstrations", *(["agent.alpha"] if config.agent.auto_alpha else [])}
     without_effect |= {"training.start_training"} if updates else set()
     changed = [
         f"{line} (without effect from here on)" if line.partition(":")[0] in without_effect else line
@@ -134,15 +153,48 @@ def report_changes(config: Config, folder: RunFolder, state: State, console: Con
     print_line(console, f"Resuming {folder.path} after {updates:,} updates ({state['epochs_done']} epochs).", "green")
     for line in changed:
         print_line(console, f"changed  {line}", "yellow")
-    record_start(folder, updates, changed, console)
+    record_start(folder, updates, changed, device, console)
 
 
-def record_start(folder: RunFolder, updates: int, changed: Sequence[str], console: Console) -> None:
+def report_same_settings(config: Config, folder: RunFolder, console: Console) -> None:
+    """Say if the run that lacks the settings in its name has the same ones, as one of an earlier version may."""
+    name = folder.path.name.partition("__")[0]
+    other = RunFolder(folder.path.with_name(name))
+    if name == folder.path.name or not other.checkpoints.exist():
+        return
+    try:
+        recorded = read_config(other.config)
+    except UserError:
+        return
+    comparable = replace(recorded, training=replace(recorded.training, epochs=config.training.epochs))
+    same_start = recorded.training.init_from == config.training.init_from
+    if same_start and not learning_differences(comparable, config):
+        print_line(console, f"{other.path} has the same settings; run_name={name} continues it instead.", "yellow")
+
+
+def record_start(folder: RunFolder, updates: int, changed: Sequence[str], device: str, console: Console) -> None:
     """Record a start in the folder; a failure to write costs a warning only."""
     try:
-        folder.append_start(updates, changed)
+        folder.append_start(updates, changed, _environment(device))
     except OSError as error:
         print_line(console, f"{folder.starts}: cannot be written ({error.strerror}). The training continues.", "yellow")
+
+
+def _environment(device: str) -> dict[str, str]:
+    return {"device": device_name(device), "threads": str(torch.get_num_threads()), **environment()}
+
+
+def _read_demonstrations(config: Config) -> Demonstrations:
+    """Return the episodes at ``training.demonstrations``, which must fit into the replay beside the warm-up."""
+    path = config.training.demonstrations
+    found = read_demonstrations(Path(path), config.env, make_spec(config.env))
+    rows, start, capacity = len(found.resets), config.training.start_training, config.replay.capacity
+    if rows + start > capacity:
+        raise UserError(
+            f"training.demonstrations = {path}: its {rows:,} rows and training.start_training = {start:,} are more "
+            f"than replay.capacity = {capacity:,}. Use a larger replay.capacity, or fewer laps."
+        )
+    return found
 
 
 def _best_policy_of(other: RunFolder, config: Config) -> Source:

@@ -114,8 +114,9 @@ def train_in_folder(
         trainer.start(source, "replay" in cleared)
         reason = trainer.run_epochs()
         objective = trainer.objective(reason)
-        finalizer = Finalizer(config, folder, console, trainer.evaluator, trainer.actor)
-        finalizer.finalize(reason, trainer.counters(), trainer.best, objective)
+        finalizer = Finalizer(config, folder, console, trainer.evaluator, trainer.actor, trainer.report)
+        summary = finalizer.finalize(reason, trainer.counters(), trainer.best, objective)
+        trainer.writer.finish(summary["updates"], summary, summary["stop_reason"] == StopKind.FINISHED.value)
     finally:
         trainer.close()
     return RunResult(objective, reason, trainer.epochs_done)

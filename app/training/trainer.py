@@ -20,16 +20,19 @@ from app.evaluation.episodes import SELECTION_OFFSET, Start, make_starts
 from app.evaluation.evaluator import evaluation_starts
 from app.health.score import is_better, lowest_objective
 from app.models.actor import DrivingActor
+from app.replay.demonstrations import Demonstrations
 from app.replay.ring import slack_rows
 from app.replay.storage import Storage
+from app.reporting.metric_logs import metric_logs
 from app.reporting.metrics import MetricsWriter
 from app.reporting.progress import Progress
+from app.reporting.run_report import RunReport
 from app.runs.fingerprint import fingerprint, flatten
 from app.runs.run_folder import RunFolder
 from app.training.finalize import same_command
 from app.training.loop import TrainingLoop
 from app.training.monitor import EpochCallback, HealthMonitor
-from app.training.resume import Source, record_start, report_changes, usable_states
+from app.training.resume import Source, record_start, report_changes, report_same_settings, usable_states
 from app.training.rollout import MAX_STEPS_PER_BUFFER, Connect
 from app.training.serialization import get_rng_state, set_rng_state
 from app.training.setup import Setup
@@ -76,6 +79,7 @@ class Trainer:
         self.interface, self.evaluator = connect(config, spec, self.loop, console, stop.check)
         self.actor = DrivingActor(spec.observation_space(), spec.action_space(), config, spec)  # for evaluation only
         self.writer: MetricsWriter | None = None
+        self.report = RunReport(folder, config, console)
         self.best: dict[str, Any] = {}  # evaluation of the best policy
         self.epochs_done = 0  # evaluation included
         self._rows_at_epoch = 0  # rows of the replay when the last epoch was completed
@@ -98,14 +102,16 @@ class Trainer:
                 print_line(console, f"The records of an earlier run were moved to {aside}.", "yellow")
             folder.write_fingerprint(config)
         if states:
-            report_changes(config, folder, states[0], console)
+            report_changes(config, folder, states[0], loop.agent.device, console)
             self._resume(states, replay_cleared)
         else:
+            if config.restart is None:
+                report_same_settings(config, folder, console)
             self._start_new(source)
         self.best = folder.read_best_result()
         loop.memory.pin(self._saved_replays)
         updates = self.epochs_done * config.training.updates_per_epoch
-        self.writer = MetricsWriter(folder.path, config.logger.tensorboard, after=updates)
+        self.writer = MetricsWriter(folder.path, updates, metric_logs(folder, config, updates))
         if states and replay_cleared:  # twice, so that both checkpoints contain the empty replay
             self.save_checkpoint()
             self.save_checkpoint()
@@ -203,8 +209,23 @@ class Trainer:
                 f"The run begins with {source.weights_description}, an empty replay and fresh optimizers.",
                 "green",
             )
+        if source.demonstrations is not None:
+            self._append_demonstrations(source.demonstrations)
         self.interface.broadcast_model(agent.get_actor())
-        record_start(self.folder, 0, [], self.console)
+        record_start(self.folder, 0, [], agent.device, self.console)
+
+    def _append_demonstrations(self, demonstrations: Demonstrations) -> None:
+        """Begin the replay with driven episodes; they are no training episodes, whose values are measured."""
+        memory, path = self.loop.memory, self.config.training.demonstrations
+        memory.append_demonstrations(demonstrations)
+        self._rows_at_epoch = memory.appended
+        print_line(
+            self.console,
+            f"The replay begins with {demonstrations.steps:,} steps of {demonstrations.episodes:,} demonstrated "
+            f"{'episode' if demonstrations.episodes == 1 else 'episodes'} from {path}; they count as no steps of the "
+            "run.",
+            "green",
+        )
 
     def _resume(self, states: list[dict[str, Any]], replay_cleared: bool) -> None:
         """Restore the newest of some states."""
@@ -251,6 +272,7 @@ class Trainer:
         if best:
             self._keep_best({**evaluation, "best_epoch": self.epochs_done})
         self.progress.evaluated(evaluation, best)
+        self.report.write()
         self.monitor.check()
 
     def _measure(self) -> dict[str, float]:

@@ -24,7 +24,8 @@ TINY = (
     "critic.hidden_dim=16", "model.float_dim=8", "model.fused_dim=16", "replay.capacity=100", "replay.batch_size=8",
     "training.start_training=60", "training.epochs=3", "training.updates_per_epoch=20",
     "training.max_training_steps_per_env_step=0.05", "training.update_model_interval=7", "training.eval_episodes=2",
-    "training.eval_episodes_stochastic=1", "training.checkpoint_interval_s=0.1", "env.max_steps=90",
+    "training.eval_episodes_stochastic=1", "training.eval_episodes_other=1", "training.checkpoint_interval_s=0.1",
+    "env.max_steps=90",
 )  # fmt: skip
 
 

@@ -58,7 +58,8 @@ def execute_plan(plan: Plan, restart: RestartConfig, console: Console) -> None:
     print_plan(console, plan, restart.mode, dry_run=False)
     receipt = _ACTIONS[restart.mode](plan)
     if receipt.path is not None:
-        print_line(console, f"{decimal(receipt.bytes)} cleared · receipt {receipt.path}", "green")
+        done = "removed" if receipt.moved_to is None else f"moved to {_short(receipt.moved_to)}"
+        print_line(console, f"{decimal(receipt.bytes)} {done} · receipt {_short(receipt.path)}", "green")
 
 
 def with_tmrl_data(plan: Plan, restart: RestartConfig) -> Plan:

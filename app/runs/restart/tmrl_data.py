@@ -1,5 +1,6 @@
 """Restart plan for the files of a run in tmrl's own folder, ``~/TmrlData``."""
 
+import contextlib
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -46,6 +47,8 @@ def plan_tmrl_data(tmrl_data: Path, run: str, kinds: Collection[str]) -> Plan:
                 paths[path] = kind
             elif kind != "replay" and name.startswith(f"{run}_"):
                 skipped.append(SkippedPath(path, "it may belong to another run: name that one in restart.tmrl_run"))
+    if not any(_belongs(name, run) for folder in ("checkpoints", "weights") for name in _names_or_none(base, folder)):
+        skipped.append(SkippedPath(base, f"holds no checkpoint and no weights of a run {run} (restart.tmrl_run)"))
     items, unsafe = sort_files(paths, base, base, listed=False)
     return Plan(base, base, tuple(kinds), items, (*skipped, *unsafe))
 
@@ -53,6 +56,12 @@ def plan_tmrl_data(tmrl_data: Path, run: str, kinds: Collection[str]) -> Plan:
 def _names(base: Path, folder: Path) -> Iterator[str]:
     if base.is_dir() and folder_exists(base, folder):
         yield from sorted(os.listdir(folder))
+
+
+def _names_or_none(base: Path, folder: str) -> Iterator[str]:
+    """Yield what a folder holds; nothing if it cannot be read."""
+    with contextlib.suppress(OSError):
+        yield from _names(base, base / folder)
 
 
 def _belongs(name: str, run: str) -> bool:

@@ -1,0 +1,50 @@
+"""Standard output that may go away: a closed pipe or a full disk ends the output, and nothing else."""
+
+import os
+import sys
+from typing import Any, TextIO
+
+
+class LastingOutput:
+    """A text stream whose file is replaced by nothing once it cannot be written any more.
+
+    What a command prints is a record; training must not end with the reader of ``| head`` or a closed terminal.
+
+    Args:
+        stream: The stream, such as ``sys.stdout``.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write text; after a failure it is dropped."""
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._replace()
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream; after a failure what is left of it is dropped."""
+        try:
+            self._stream.flush()
+        except OSError:
+            self._replace()
+
+    def __getattr__(self, name: str) -> Any:
+        """Return everything else of the stream, such as ``encoding`` and ``isatty``."""
+        return getattr(self._stream, name)
+
+    def _replace(self) -> None:
+        """Put the null device in the place of the file, so that what is buffered can be written at the end, too."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+
+def protect_output() -> None:
+    """Let the output of this program go away without ending it; a stream that was closed before it began is one."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)  # None if its file was closed, as by >&-, and with pythonw
+        setattr(sys, name, LastingOutput(open(os.devnull, "w", encoding="utf-8") if stream is None else stream))

@@ -1,0 +1,92 @@
+"""Hydra sweeper of a plain ``-m``: Hydra's basic sweeper, followed by a table of the runs.
+
+Every command of ``app/train.py`` imports this module, even one that only shows its configuration.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # the class that hydra/sweeper=basic names
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf, read_write
+
+from app.core.errors import UserError
+
+
+class RunSweeper(BasicSweeper):
+    """Runs every combination of the swept values, and compares the runs at the end, however it comes.
+
+    ``conf/hydra/sweeper/basic.yaml`` selects it; ``app/train.py`` registers it as a plugin of Hydra.
+
+    Args:
+        jobs: Number of jobs, for the configuration of the jobs only.
+        swept: Keys that differ between them, for the same.
+        max_batch_size: Argument of Hydra's ``BasicSweeper``.
+        params: The same: values of keys, as on the command line.
+        settings: Keys of another sweeper, which a search space brings along; ``sweep`` refuses them.
+    """
+
+    def __init__(
+        self,
+        max_batch_size: int | None,
+        params: dict[str, str] | None = None,
+        jobs: int | None = None,
+        swept: Sequence[str] = (),
+        **settings: Any,
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self._settings = settings
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the jobs, and print the table of those that left a run folder.
+
+        Args:
+            arguments: Overrides of the command line.
+
+        Returns:
+            What Hydra's sweeper returns: the results of the jobs, in batches.
+
+        Raises:
+            UserError: There is a search space, which this sweeper does not search.
+        """
+        if self._settings:
+            from app.config.multirun import SEARCH_SPACE_ALONE  # needs pydantic, which --cfg does not
+
+            raise UserError(SEARCH_SPACE_ALONE)
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        swept = [override.get_key_element() for override in overrides if override.is_sweep_override()]
+        jobs = [job for batch in self.split_arguments(overrides, self.max_batch_size) for job in batch]
+        self._configure_jobs(len(jobs), swept)
+        try:
+            return super().sweep(arguments)
+        finally:
+            self._compare(jobs, swept)
+
+    def _configure_jobs(self, jobs: int, swept: list[str]) -> None:
+        """Tell the jobs; Hydra composes each anew, and refuses one whose sweeper differs from this one."""
+        hydra = self.config.hydra
+        with read_write(hydra), read_write(hydra.sweeper), read_write(hydra.overrides.hydra):
+            hydra.sweeper.jobs, hydra.sweeper.swept = jobs, swept
+            hydra.overrides.hydra.extend([f"hydra.sweeper.jobs={jobs}", f"hydra.sweeper.swept=[{','.join(swept)}]"])
+
+    def _compare(self, jobs: Sequence[Sequence[str]], swept: Sequence[str]) -> None:
+        from app.config.load import ConfigError, load
+        from app.config.run_names import name_job, shown_overrides
+        from app.core.console import make_console
+        from app.sweep.run_table import ComparedRun, print_runs
+
+        runs = []
+        for overrides in jobs:
+            cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+            cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+            try:
+                folder = Path(cfg.runs_dir) / name_job(load(cfg), cfg, overrides, swept)
+            except ConfigError:  # the job has said so
+                continue
+            shown = shown_overrides(overrides, swept)
+            seed = [override for override in shown if override.startswith("seed=")]
+            settings = [override for override in shown if override not in seed]
+            runs.append(ComparedRun(" · ".join(settings), " · ".join(seed), folder))
+        print_runs(runs, make_console())
