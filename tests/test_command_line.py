@@ -168,3 +168,11 @@ def test_advice_and_version_reach_the_terminal():
     assert (done.returncode, done.stdout) == (1, "") and done.stderr.strip().endswith("env=sim_lidar")
     done = subprocess.run([*train, "--version"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("trackmania-droq ")
+
+
+def test_full_errors_do_not_change_how_a_command_line_is_read():
+    shown = subprocess.run(
+        [sys.executable, "app/train.py", "run_name=2026_09_30", "--cfg", "job"],
+        cwd=ROOT, env={**os.environ, "HYDRA_FULL_ERROR": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "run_name: '2026_09_30'" in shown.stdout

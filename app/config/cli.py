@@ -53,15 +53,15 @@ def run(command: Callable[[], object], schema: str) -> None:
             mistake, because pydantic costs a fifth of a second.
     """
     protect_output()
-    if os.environ.get(_FULL_ERROR) == "1":
-        command()
-        return
     if "--version" in sys.argv[1:]:
         print(version_line())
         return
     if (advice := misspelling(sys.argv[1:], lambda: _keys(schema))) is not None:
         sys.exit(advice)
     sys.argv[1:] = as_meant(sys.argv[1:])
+    if os.environ.get(_FULL_ERROR) == "1":
+        command()
+        return
     os.environ[_FULL_ERROR] = "1"  # Hydra then raises every error instead of formatting it
     try:
         command()

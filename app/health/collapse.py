@@ -28,14 +28,15 @@ def rule_findings(history: History, config: Config) -> dict[str, str | None]:
     return {name: rule(history, config) for name, rule in _RULES.items()}
 
 
-def first_collapse(history: History, config: Config) -> tuple[int, str] | None:
+def first_collapse(history: History, config: Config, known: int = 0) -> tuple[int, str] | None:
     """Return the first epoch after which a run counts as collapsed, counted from 1, and why; None if there is none.
 
     Args:
         history: Metrics of all epochs.
         config: Configuration of the run, which has the rules.
+        known: Number of epochs at the beginning that are known not to be collapsed.
     """
-    for length in range(1, len(history) + 1):
+    for length in range(known + 1, len(history) + 1):
         if (reason := collapse_reason(history[:length], config)) is not None:
             return length, reason
     return None

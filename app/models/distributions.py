@@ -27,7 +27,9 @@ def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor | None) -> tu
     noise = torch.zeros_like(mean) if noise is None else noise
     u = mean + log_std.exp() * noise
     gaussian = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
-    log_slope = log_tanh_slope(u)
+    log_slope = log_tanh_slope(
+        u
+    )  # before tanh: autograd adds the gradients of u in this order, and rounding follows it
     return u.tanh(), (gaussian - log_slope).sum(-1)
 
 

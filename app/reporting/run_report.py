@@ -6,7 +6,7 @@ from app.config.schema import Config
 from app.core.atomic_files import atomic_write
 from app.core.console import print_line
 from app.core.errors import format_error
-from app.health.collapse import collapse_reason
+from app.health.collapse import first_collapse
 from app.health.score import History
 from app.reporting.curves import read_metrics
 from app.reporting.run_facts import RUNNING, state_of
@@ -61,8 +61,7 @@ class RunReport:
 
     def _check(self, history: History) -> None:
         """Ask the rules of a collapse about the epochs that they have not seen, until one of them finds something."""
-        while self._collapse is None and self._checked < len(history):
-            self._checked += 1
-            reason = collapse_reason(history[: self._checked], self._config)
-            epoch = history[self._checked - 1].get("epoch", self._checked)  # a full disk costs epochs
-            self._collapse = None if reason is None else (epoch, reason)
+        if self._collapse is None and (found := first_collapse(history, self._config, self._checked)) is not None:
+            length, reason = found
+            self._collapse = history[length - 1].get("epoch", length), reason  # a full disk costs epochs
+        self._checked = len(history)
