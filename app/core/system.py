@@ -28,15 +28,19 @@ def keep_matplotlib_out_of_home() -> None:
 
 def occupied_bytes(folder: Path) -> int:
     """Return the bytes that all files below a folder occupy on the disk, links not followed; 0 if there is none."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            try:
-                status = os.lstat(os.path.join(parent, name))
-            except FileNotFoundError:  # a temporary file that has got its name since
-                continue
-            total += status.st_blocks * 512 if hasattr(status, "st_blocks") else status.st_size
-    return total
+    return sum(file_bytes(os.path.join(parent, name)) for parent, _, names in os.walk(folder) for name in names)
+
+
+def file_bytes(path: str | Path) -> int:
+    """Return the bytes that a file occupies on the disk, which are less than its length where it has holes.
+
+    A link is not followed; a file that is gone, such as a temporary one that has got its name since, occupies 0.
+    """
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return 0
+    return status.st_blocks * 512 if hasattr(status, "st_blocks") else status.st_size
 
 
 @functools.cache

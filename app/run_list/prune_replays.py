@@ -12,7 +12,7 @@ from rich.text import Text
 
 from app.core.console import print_line
 from app.core.errors import UserError
-from app.core.system import occupied_bytes
+from app.core.system import file_bytes
 from app.reporting.run_facts import FINISHED
 from app.run_list.find_runs import ListedRun
 from app.runs.lock import Lock
@@ -83,7 +83,7 @@ def _prunable(root: Path, runs: Sequence[ListedRun], console: Console) -> list[P
         for reason in dict.fromkeys(skipped.reason for skipped in plan.skipped):  # several files may share one
             print_line(console, f"left alone  {run.name}: {reason}", "yellow")
         if plan.items:
-            found.append(PrunableRun(run, plan, occupied_bytes(RunFolder(run.path).replay), _stamp(run.path)))
+            found.append(PrunableRun(run, plan, sum(file_bytes(item.path) for item in plan.items), _stamp(run.path)))
     return sorted(found, key=lambda one: -one.bytes)
 
 
