@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from app.ablation.epoch_curves import EpochCurve, epoch_curve
 from app.ablation.evidence_runs import LAP_SHARE, OVERESTIMATION
 from app.ablation.evidence_summary import COLLAPSE, FIXED, OTHER, PEER, REFERENCES, ArmEvidence, TaskEvidence
+from app.reporting.palette import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
 
 GROUPS = {
     "reference": "All fixed and all broken",
@@ -33,14 +34,14 @@ class LineStyle:
 StyledArm = tuple[ArmEvidence, LineStyle]
 
 # Okabe and Ito: distinguishable with any kind of colour vision.
-_REFERENCE_STYLES = {FIXED: LineStyle("#0072B2"), COLLAPSE: LineStyle("#D55E00", (7, 3))}
+_REFERENCE_STYLES = {FIXED: LineStyle(BLUE), COLLAPSE: LineStyle(RED, (7, 3))}
 _STYLES = (
-    LineStyle("#009E73", (2, 2)),
-    LineStyle("#CC79A7", (9, 3, 2, 3)),
-    LineStyle("#E69F00", (12, 3)),
-    LineStyle("#56B4E9", (4, 4)),
-    LineStyle("#000000", (1, 3)),
-    LineStyle("#7F7F7F", (6, 2, 1, 2, 1, 2)),
+    LineStyle(GREEN, (2, 2)),
+    LineStyle(PINK, (9, 3, 2, 3)),
+    LineStyle(ORANGE, (12, 3)),
+    LineStyle(SKY, (4, 4)),
+    LineStyle(BLACK, (1, 3)),
+    LineStyle(GREY, (6, 2, 1, 2, 1, 2)),
 )
 
 # Measures with a small picture each: metric, label, and whether the axis is logarithmic.

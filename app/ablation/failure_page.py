@@ -15,11 +15,12 @@ from app.ablation.health_bands import Band, Exit
 from app.ablation.policy_videos import PolicyVideo
 from app.ablation.repair_command import repair_command, repair_overrides
 from app.reporting.page import FigureJson, figure_json, render_page
+from app.reporting.palette import BLUE, GREEN, GREY, RED
 
 _TEMPLATE = Path(__file__).with_name("failure.html.jinja")
 _HEIGHT = 190  # pixels
 # Okabe and Ito: distinguishable with any kind of colour vision.
-_RUN, _BAND, _EXIT, _COLLAPSE = "#0072B2", "#009E73", "#D55E00", "#7F7F7F"
+_RUN, _BAND, _EXIT, _COLLAPSE = BLUE, GREEN, RED, GREY
 
 
 def render_post_mortem(found: PostMortem, videos: Sequence[PolicyVideo], no_videos: str | None) -> str:

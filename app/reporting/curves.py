@@ -9,6 +9,7 @@ from app.core.atomic_files import atomic_write
 from app.core.system import keep_matplotlib_out_of_home
 from app.health.score import best_epoch
 from app.reporting.number_format import duration
+from app.reporting.palette import BLUE, GREEN, GREY, ORANGE, RED
 
 Lines = list[dict[str, Any]]  # lines of metrics.jsonl; null is None
 Series = tuple[list[float], list[float]]  # updates and values
@@ -16,7 +17,6 @@ Series = tuple[list[float], list[float]]  # updates and values
 _SIZE = (16.0, 8.5)  # inches
 _DPI = 100
 # Okabe and Ito: distinguishable with any kind of colour vision
-_BLUE, _ORANGE, _GREEN, _RED, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7f7f7f"
 _STYLE = {
     "font.size": 10,
     "axes.grid": True,
@@ -132,7 +132,7 @@ def _band(axis: Any, lines: Lines, name: str, label: str, color: str, low: float
 def _other_policy(axis: Any, lines: Lines, name: str) -> None:
     """Draw a deterministic metric of the policy that is not deployed, if it is evaluated."""
     for policy in ("raw", "averaged"):
-        _line(axis, lines, f"{name}_{policy}", policy, _GREEN, linestyle=":")
+        _line(axis, lines, f"{name}_{policy}", policy, GREEN, linestyle=":")
 
 
 def _best(axis: Any, lines: Lines, name: str) -> None:
@@ -141,7 +141,7 @@ def _best(axis: Any, lines: Lines, name: str) -> None:
     if best.get(name) is not None:
         label = f"best: {best[name]:.3g}"
         star = {"marker": "*", "markersize": 14, "linestyle": "none", "zorder": 5, "clip_on": False}
-        axis.plot(best["step"], best[name], color=_RED, label=label, **star)
+        axis.plot(best["step"], best[name], color=RED, label=label, **star)
 
 
 def _finish(axis: Any, title: str, right: Any = None) -> None:
@@ -169,8 +169,8 @@ def _plain_ticks(axis: Any) -> None:
 
 
 def _lap(axis: Any, lines: Lines) -> None:
-    _band(axis, lines, "lap_share_det", "deterministic", _BLUE, 0.0, 1.0)
-    _band(axis, lines, "lap_share_stoch", "stochastic", _ORANGE, 0.0, 1.0)
+    _band(axis, lines, "lap_share_det", "deterministic", BLUE, 0.0, 1.0)
+    _band(axis, lines, "lap_share_stoch", "stochastic", ORANGE, 0.0, 1.0)
     _other_policy(axis, lines, "lap_share_det")
     _best(axis, lines, "lap_share_det")
     axis.set_ylim(0.0, 1.04)
@@ -178,42 +178,42 @@ def _lap(axis: Any, lines: Lines) -> None:
 
 
 def _returns(axis: Any, lines: Lines) -> None:
-    _band(axis, lines, "return_test_det", "deterministic", _BLUE, float("-inf"), float("inf"))
-    _band(axis, lines, "return_test_stoch", "stochastic", _ORANGE, float("-inf"), float("inf"))
+    _band(axis, lines, "return_test_det", "deterministic", BLUE, float("-inf"), float("inf"))
+    _band(axis, lines, "return_test_stoch", "stochastic", ORANGE, float("-inf"), float("inf"))
     _other_policy(axis, lines, "return_test_det")
-    _line(axis, lines, "return_train", "training", _GREY, linestyle="--")
+    _line(axis, lines, "return_train", "training", GREY, linestyle="--")
     _best(axis, lines, "return_test_det")
     _finish(axis, "Return of an episode, mean ± std")
 
 
 def _values(axis: Any, lines: Lines) -> None:
-    _line(axis, lines, "q_mean", "Q", _BLUE)
-    _line(axis, lines, "q_target_mean", "Bellman target", _ORANGE, linestyle="--")
+    _line(axis, lines, "q_mean", "Q", BLUE)
+    _line(axis, lines, "q_target_mean", "Bellman target", ORANGE, linestyle="--")
     _finish(axis, "Mean value")
 
 
 def _losses(axis: Any, lines: Lines) -> None:
-    _magnitude(axis, lines, "loss_critic", "critic", _BLUE)
-    _magnitude(axis, lines, "loss_actor", "|actor|", _ORANGE)
-    _magnitude(axis, lines, "loss_prediction", "reward prediction", _GREEN)
-    _magnitude(axis, lines, "loss_entropy", "|entropy coef.|", _GREY, linestyle=":")
+    _magnitude(axis, lines, "loss_critic", "critic", BLUE)
+    _magnitude(axis, lines, "loss_actor", "|actor|", ORANGE)
+    _magnitude(axis, lines, "loss_prediction", "reward prediction", GREEN)
+    _magnitude(axis, lines, "loss_entropy", "|entropy coef.|", GREY, linestyle=":")
     _finish(axis, "Losses")
 
 
 def _entropy(axis: Any, lines: Lines) -> None:
-    _line(axis, lines, "entropy", "entropy", _BLUE)
-    _line(axis, lines, "log_std_mean", "mean log std", _GREEN)
+    _line(axis, lines, "entropy", "entropy", BLUE)
+    _line(axis, lines, "log_std_mean", "mean log std", GREEN)
     right = axis.twinx()
     right.grid(visible=False)
-    right.tick_params(axis="y", which="both", colors=_ORANGE)
-    _magnitude(right, lines, "alpha", "coefficient (right)", _ORANGE)
+    right.tick_params(axis="y", which="both", colors=ORANGE)
+    _magnitude(right, lines, "alpha", "coefficient (right)", ORANGE)
     _finish(axis, "Entropy", right)
 
 
 def _gradients(axis: Any, lines: Lines) -> None:
-    _magnitude(axis, lines, "grad_norm_critic", "critic", _BLUE)
-    _magnitude(axis, lines, "grad_norm_actor", "actor", _ORANGE)
-    _magnitude(axis, lines, "film_scale", "|scale| of FiLM", _GREY, linestyle=":")
+    _magnitude(axis, lines, "grad_norm_critic", "critic", BLUE)
+    _magnitude(axis, lines, "grad_norm_actor", "actor", ORANGE)
+    _magnitude(axis, lines, "film_scale", "|scale| of FiLM", GREY, linestyle=":")
     _finish(axis, "Gradient norms before clipping")
 
 

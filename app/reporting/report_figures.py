@@ -8,11 +8,11 @@ from typing import Any
 
 from app.health.score import History
 from app.reporting.page import FigureJson, traces_json
+from app.reporting.palette import BLUE, GREEN, GREY, ORANGE, PINK, RED
 
 _HEIGHT = 280  # pixels
 _FEW_EPOCHS = 12
 # Okabe and Ito: distinguishable with any kind of colour vision; no two lines of a figure differ in the colour alone.
-_BLUE, _ORANGE, _GREEN, _RED, _GREY, _PINK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7f7f7f", "#CC79A7"
 _SOLID, _DASH, _DOT, _DASHDOT, _LONG = "solid", "dash", "dot", "dashdot", "longdash"
 BAND = "± std"  # name of the trace of a spread
 
@@ -60,10 +60,10 @@ class Panel:
 def _both(metric: str) -> tuple[Curve, ...]:
     """Return the curves of an evaluation: deterministic, stochastic, and of the policy that is not deployed."""
     return (
-        Curve(f"{metric}_det", "deterministic", _BLUE, spread=True),
-        Curve(f"{metric}_stoch", "stochastic", _ORANGE, _DASH, spread=True),
-        Curve(f"{metric}_det_raw", "raw weights", _GREEN, _DOT),
-        Curve(f"{metric}_det_averaged", "averaged weights", _GREEN, _DOT),
+        Curve(f"{metric}_det", "deterministic", BLUE, spread=True),
+        Curve(f"{metric}_stoch", "stochastic", ORANGE, _DASH, spread=True),
+        Curve(f"{metric}_det_raw", "raw weights", GREEN, _DOT),
+        Curve(f"{metric}_det_averaged", "averaged weights", GREEN, _DOT),
     )
 
 
@@ -73,19 +73,19 @@ PANELS = (
     Panel(
         "Return of an episode",
         "return",
-        (*_both("return_test"), Curve("return_train", "training", _GREY, _DASHDOT)),
+        (*_both("return_test"), Curve("return_train", "training", GREY, _DASHDOT)),
         "return_test_det",
     ),
     Panel(
         "Health score and its parts",
         "score, 0 to 1",
         (
-            Curve("stability", "score", _BLUE),
-            Curve("stability_loss_smoothness", "smooth losses", _ORANGE, _DASH),
-            Curve("stability_return_consistency", "consistent returns", _GREEN, _DOT),
-            Curve("stability_entropy_health", "entropy", _PINK, _DASHDOT),
-            Curve("stability_positive_trend", "trend", _GREY, _LONG),
-            Curve("stability_performance", "performance", _RED, _DOT),
+            Curve("stability", "score", BLUE),
+            Curve("stability_loss_smoothness", "smooth losses", ORANGE, _DASH),
+            Curve("stability_return_consistency", "consistent returns", GREEN, _DOT),
+            Curve("stability_entropy_health", "entropy", PINK, _DASHDOT),
+            Curve("stability_positive_trend", "trend", GREY, _LONG),
+            Curve("stability_performance", "performance", RED, _DOT),
         ),
         is_share=True,
     ),
@@ -93,34 +93,34 @@ PANELS = (
         "Value",
         "discounted return",
         (
-            Curve("q_mean", "mean Q", _BLUE),
-            Curve("q_target_mean", "Bellman target", _ORANGE, _DASH),
-            Curve("q_earned", "earned", _GREEN, _DOT),
+            Curve("q_mean", "mean Q", BLUE),
+            Curve("q_target_mean", "Bellman target", ORANGE, _DASH),
+            Curve("q_earned", "earned", GREEN, _DOT),
         ),
     ),
     Panel(
         "Losses",
         "absolute loss",
         (
-            Curve("loss_critic", "critic", _BLUE),
-            Curve("loss_actor", "actor", _ORANGE, _DASH),
-            Curve("loss_prediction", "reward prediction", _GREEN, _DOT),
-            Curve("loss_entropy", "entropy coefficient", _GREY, _DASHDOT),
+            Curve("loss_critic", "critic", BLUE),
+            Curve("loss_actor", "actor", ORANGE, _DASH),
+            Curve("loss_prediction", "reward prediction", GREEN, _DOT),
+            Curve("loss_entropy", "entropy coefficient", GREY, _DASHDOT),
         ),
         is_log=True,
     ),
     Panel(
         "Entropy of the policy",
         "nats; log-std",
-        (Curve("entropy", "entropy", _BLUE), Curve("log_std_mean", "mean log-std", _GREEN, _DOT)),
+        (Curve("entropy", "entropy", BLUE), Curve("log_std_mean", "mean log-std", GREEN, _DOT)),
     ),
     Panel(
         "Entropy coefficient and noise",
         "coefficient; standard deviation",
         (
-            Curve("alpha", "coefficient", _ORANGE),
-            Curve("action_noise", "noise of all actions", _BLUE, _DASH),
-            Curve("steering_noise", "noise of the steering", _GREEN, _DOT),
+            Curve("alpha", "coefficient", ORANGE),
+            Curve("action_noise", "noise of all actions", BLUE, _DASH),
+            Curve("steering_noise", "noise of the steering", GREEN, _DOT),
         ),
         is_log=True,
     ),
@@ -128,9 +128,9 @@ PANELS = (
         "Gradient norms before clipping",
         "norm",
         (
-            Curve("grad_norm_critic", "critic", _BLUE),
-            Curve("grad_norm_actor", "actor", _ORANGE, _DASH),
-            Curve("film_scale", "|scale| of FiLM", _GREY, _DOT),
+            Curve("grad_norm_critic", "critic", BLUE),
+            Curve("grad_norm_actor", "actor", ORANGE, _DASH),
+            Curve("film_scale", "|scale| of FiLM", GREY, _DOT),
         ),
         is_log=True,
     ),
@@ -198,7 +198,7 @@ def _star(epoch: int, value: float) -> dict[str, Any]:
         "x": [epoch],
         "y": [value],
         "mode": "markers",
-        "marker": {"color": _RED, "size": 15, "symbol": "star"},
+        "marker": {"color": RED, "size": 15, "symbol": "star"},
         "name": "best",
         "hovertemplate": f"best policy, epoch {epoch}: %{{y:.4g}}<extra></extra>",
     }

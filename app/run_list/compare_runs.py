@@ -22,6 +22,7 @@ from app.health.score import best_epoch
 from app.reporting.curves import Lines, read_metrics
 from app.reporting.number_format import UNKNOWN, duration, lap_time, percent, plus_minus
 from app.reporting.page import FigureJson, figure_json, render_page
+from app.reporting.palette import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
 from app.run_list.find_runs import ListedRun
 from app.run_list.list_table import epochs_text, held_text, ratio_text
 from app.runs.run_folder import RunFolder
@@ -33,7 +34,7 @@ _X_TITLES = {"updates": "updates", "epoch": "epoch", "env_steps": "environment s
 _SECONDS_PER_HOUR = 3600
 
 # Okabe and Ito: distinguishable with any kind of colour vision; no two runs differ in the colour alone.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+_COLOURS = (BLUE, RED, GREEN, PINK, ORANGE, SKY, BLACK, GREY)
 _DASHES = {"solid": "", "dash": "9 6", "dot": "2 4", "dashdot": "9 4 2 4"}  # names of plotly, and lengths for SVG
 MOST_RUNS = 2 * len(_COLOURS)
 
