@@ -34,24 +34,26 @@ def main(cfg: DictConfig) -> float:
     from app.config.load import load
     from app.config.multirun import Job, config_of_job, config_of_run, enter_launch_folder
 
-    config, job = load(cfg), Job.current()
-    if job is None:
-        config = config_of_run(config, cfg)
-    else:
+    job = Job.current()
+    if job is not None:
         enter_launch_folder()
-        config = config_of_job(config, cfg, job)
-
     if job is not None and job.trial is not None:
         from app.sweep.trial import run_job
 
-        return run_job(config, job.trial)
+        return run_job(lambda: config_of_job(load(cfg), cfg, job), job.trial)
+
+    config = load(cfg)
+    config = config_of_run(config, cfg) if job is None else config_of_job(config, cfg, job)
 
     from app.core.console import make_console, print_line
+    from app.core.output import prefixed_output
     from app.launch import run_role
 
-    if job is not None:
-        print_line(make_console(), job.title, "cyan")
-    return run_role(config, propagate_interrupt=job is not None)
+    if job is None:
+        return run_role(config)
+    print_line(make_console(), job.title, "cyan")
+    with prefixed_output(job.line_prefix):
+        return run_role(config, propagate_interrupt=True)
 
 
 if __name__ == "__main__":

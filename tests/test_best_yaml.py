@@ -12,11 +12,13 @@ from optuna.trial import create_trial
 
 from app.config.types import LONGEST_NAME
 from app.runs.config_file import write_config
+from app.sweep.report import writer
 from app.sweep.report.writer import write_results
 from app.sweep.study_folder import StudyFolder
 from app.sweep.study_store import END, FOLDER
 from tests.helpers.make import compose
 from tests.helpers.runs import ROOT
+from tests.helpers.stopped_runs import Killed
 from tests.helpers.studies import (
     NAME,
     PARAMS,
@@ -52,6 +54,21 @@ def test_best_yaml_makes_the_configuration_of_the_trial(folder, fixed, params):
     config = write_trial_config(folder, "00000", *as_overrides({**TRIAL_OVERRIDES, **fixed, **params}))
     write_results(folder, make_study(make_trial(1.0, params, fixed={**TRIAL_OVERRIDES, **fixed}, folder="00000")))
     assert learned_settings(compose_best(folder)) == learned_settings(config)
+
+
+def test_best_yaml_is_never_left_beside_the_schedule_of_another_trial(folder, monkeypatch):
+    """A process may be killed between the two files."""
+    trials = []
+    for number, epochs in enumerate(("3", "4")):
+        write_trial_config(folder, f"{number:05d}", f"training.epochs={epochs}")
+        trials.append(make_trial(float(number), {}, fixed={"training.epochs": epochs}, folder=f"{number:05d}"))
+    write_results(folder, make_study(trials[0]))
+    monkeypatch.setattr(writer, "best_yaml", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        write_results(folder, make_study(*trials))
+    assert [path.name for path in folder.path.glob("**/*.yaml") if folder.trials not in path.parents] == [
+        "default.yaml"
+    ]
 
 
 def test_command_line_overrides_best_yaml(folder):

@@ -121,6 +121,11 @@ def test_title_of_a_job_has_its_position_and_what_differs():
     assert Job((), 1).title == "job 1"
 
 
+def test_lines_of_parallel_jobs_begin_with_what_differs():
+    assert Job(("seed=1", "model=droq"), 2, number=1, jobs=3, swept=("seed",)).line_prefix == "[seed=1] "
+    assert Job((), 2, number=1).line_prefix == "[job 2] " and Job(("seed=1",), 1, swept=("seed",)).line_prefix == ""
+
+
 def test_parallel_jobs_share_the_cores(monkeypatch):
     monkeypatch.setattr(multirun, "usable_cores", lambda: 8)
     assert [job(parallel_jobs=n).threads for n in (1, 2, 3, 20)] == [0, 4, 2, 1]  # 0: every core

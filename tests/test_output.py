@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app.core.output import prefixed_output
 from tests.helpers.runs import ROOT
 from tests.helpers.stopped_runs import PENDULUM
 
@@ -59,3 +60,15 @@ def test_training_without_a_console_leaves_its_result(tmp_path):
         done = subprocess.run(command, cwd=ROOT, env={**os.environ}, stdout=full, stderr=full, timeout=280)
     assert done.returncode == 0
     assert json.loads((tmp_path / "mine" / "summary.json").read_text())["stop_reason"] == "finished"
+
+
+def test_lines_have_a_prefix_and_are_written_whole(capsys):
+    with prefixed_output("[seed=1] "):
+        print("one", end="")
+        assert capsys.readouterr().out == ""  # another job could print in between
+        print(" line\n\ntwo", end="")
+        assert not sys.stdout.isatty()
+    assert capsys.readouterr().out == "[seed=1] one line\n[seed=1] \n[seed=1] two\n"
+    with prefixed_output(""):
+        print("as it is")
+    assert capsys.readouterr().out == "as it is\n"

@@ -1,11 +1,13 @@
 """Sweeper of ``hydra/sweeper=optuna``: what it hands to the Optuna sweeper, and how it ends."""
 
+import errno
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from hydra_plugins.hydra_optuna_sweeper import optuna_sweeper
 from optuna.exceptions import StorageInternalError
@@ -17,7 +19,7 @@ from app.config.multirun import Job
 from app.core.errors import UserError
 from app.sweep import study_setup
 from app.sweep.session import StudyComplete
-from app.sweep.study_store import FOLDER
+from app.sweep.study_store import END, ERROR, FOLDER, STOPPED
 from app.sweep.study_sweeper import StudySweeper
 from tests.helpers.sweeps import StartedSweep, SweepStarter
 
@@ -77,7 +79,8 @@ def test_optuna_sweeper_runs_what_is_left_of_the_study(start, run):
     sweep = start("hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2")
     given = run(sweep, lambda _: None)
     assert given == {
-        "n_trials": 3, "n_jobs": 2, "study_name": "mine", "arguments": ["agent.gamma=0.99"],
+        "n_trials": 3, "n_jobs": 2, "study_name": "mine", "arguments": list(sweep.session.space.overrides),
+        "params": None, "sampler": sweep.cfg.hydra.sweeper.sampler, "storage": given["storage"],
         "hydra_context": "context", "task_function": "task", "config": sweep.cfg,
     }  # fmt: skip
 
@@ -105,8 +108,8 @@ def test_broken_storage_is_explained_in_one_line(start, run, error):
     with pytest.raises(UserError) as caught:
         run(sweep, fail_with(error))
     text = str(caught.value)
-    assert text.startswith(f"{sweep.folder.path}: the storage cannot be used any more: ") and "the disk" in text
-    assert "\n" not in text and "The same command continues" in text
+    assert text.startswith(f"{sweep.folder.path}: the storage of the study: ") and " disk" in text
+    assert "\n" not in text and "he same command continues" in text
 
 
 def test_killed_job_is_explained_with_what_needs_less_memory(start, run):
@@ -142,6 +145,7 @@ def test_waiting_trial_with_a_fixed_value_for_a_searched_key_is_reset(start, run
     with pytest.raises(UserError, match="has been reset; give the same command again"):
         run(sweep, fake)
     assert sweep.states == ["FAIL", "WAITING"] and set(sweep.study.trials[1].user_attrs) == {FOLDER}
+    assert sweep.study.trials[0].user_attrs[END] == STOPPED
 
 
 def test_results_that_cannot_be_written_do_not_hide_how_the_sweep_ended(start, run, monkeypatch, capsys):
@@ -190,3 +194,29 @@ def test_settings_that_the_sampler_refuses_are_reported_in_a_sentence(start, run
     sweeper._config = sweep.cfg
     with pytest.raises(UserError, match="hydra.sweeper: TPESampler.* 'foo'. Correct its keys"):
         sweeper.sweep([])
+
+
+def test_trial_that_cannot_be_composed_fails_with_its_reason_and_is_not_tried_again(start, run):
+    sweep = start()
+
+    def fake(_: StartedSweep) -> None:
+        sweep.ask_and_assign()
+        raise ConfigCompositionException("Could not override 'env.track'.\nKey is not in struct")
+
+    with pytest.raises(UserError, match="a trial cannot be composed: Could not override 'env.track'. It counts as"):
+        run(sweep, fake)
+    assert sweep.states == ["FAIL"] and sweep.study.trials[0].user_attrs[ERROR] == "Could not override 'env.track'."
+
+
+def test_file_of_the_study_that_cannot_be_written_is_named(start, run):
+    error = OSError(errno.ENOSPC, "No space left on device", "mine/optimization_results.yaml")
+    with pytest.raises(UserError, match=r"optimization_results.yaml: cannot be written \(No space left"):
+        run(start(), fail_with(error))
+
+
+def test_fixed_seed_of_the_sampler_draws_other_trials_in_every_launch(start, run):
+    seeds = []
+    for _ in range(3):
+        sweep = start("hydra.sweeper.sampler.seed=7")
+        seeds.append(run(sweep, lambda _: None)["sampler"].seed)
+    assert seeds[0] == 7 and len(set(seeds)) == 3

@@ -84,6 +84,26 @@ def test_trial_of_a_living_launch_keeps_running(start):
     assert sweep.states[:3] == ["FAIL", "RUNNING", "FAIL"]
 
 
+def test_survivor_of_two_launches_says_that_a_trial_of_the_other_is_left(start, capsys):
+    sweep = start()
+    killed = Launch(sweep.folder.launches, sweep.store, n_trials=50, batch_size=1, remaining=1)
+    killed.assign_trial(sweep.ask())  # by a process that died: nobody holds its lock
+    (sweep.folder.launches / killed.id).mkdir()
+    sweep.session.end()
+    assert "trials of another launch that was killed: 1. The same command continues them." in capsys.readouterr().out
+    start()
+    assert sweep.states == ["FAIL", "WAITING"]
+
+
+def test_launches_are_counted(start):
+    numbers = []
+    for _ in range(3):
+        sweep = start()
+        numbers.append(sweep.launch.earlier)
+        sweep.end_launch()
+    assert numbers == [0, 1, 2]
+
+
 def test_trial_whose_job_outlives_its_launch_keeps_running(start, monkeypatch):
     monkeypatch.setattr(session_module, "_SAVE_TIMEOUT_S", 0.0)
     sweep = start()

@@ -1,7 +1,9 @@
 """Start of a sweep: search space, fingerprint, refusals, jobs at once."""
 
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import optuna
@@ -12,9 +14,9 @@ from app.core.errors import UserError
 from app.envs.env_factory import make_spec
 from app.replay.memory_check import estimate_memory
 from app.runs.manifest import Manifest
-from app.sweep import study_setup
-from app.sweep.study_fingerprint import recorded_study_fingerprint, study_fingerprint
-from app.sweep.study_setup import searched_keys
+from app.sweep import study_setup, study_store
+from app.sweep.search_space import read_search_space
+from app.sweep.study_fingerprint import recorded_study_fingerprint, require_same_study, study_fingerprint
 from tests.helpers.make import compose, raw
 from tests.helpers.sweeps import GAMMAS, SweepStarter
 
@@ -40,8 +42,10 @@ def start(tmp_path, monkeypatch) -> Iterator[SweepStarter]:
 
 def test_search_space_is_composed_with_the_optuna_sweeper_only():
     hydra = raw("hydra/sweeper=optuna", hydra=True).hydra
-    assert searched_keys(raw("hydra/sweeper=optuna", "sweep=core", hydra=True).hydra) == set(CORE_SPACE)
-    assert searched_keys(hydra) == set(CORE_SPACE) | OTHER_KEYS
+    assert set(read_search_space(raw("hydra/sweeper=optuna", "sweep=core", hydra=True).hydra).distributions) == set(
+        CORE_SPACE
+    )
+    assert set(read_search_space(hydra).distributions) == set(CORE_SPACE) | OTHER_KEYS
     assert (hydra.sweeper.direction, hydra.sweeper.n_jobs, hydra.sweeper.max_failure_rate) == ("maximize", 1, 1.0)
     assert hydra.sweeper.sampler.multivariate and hydra.sweeper.sampler.constant_liar
     assert hydra.sweeper.storage == "sqlite:///sweeps/droq_contextual-sim/study.db"
@@ -134,6 +138,66 @@ def test_fingerprint_of_an_older_version_has_the_new_names():
     assert current == {"agent.alpha_min": 0.02, "hydra.sweeper.params": ["agent.alpha_min", "agent.gamma"]}
 
 
+def test_item_of_a_list_may_be_fixed_in_a_study_that_searches_it(start):
+    start("sweep=core").end_launch()
+    start("sweep=core", "agent.betas_critic.1=0.97").end_launch()
+    start("sweep=core", searched=("agent.betas_critic.1=0.99,0.995",)).end_launch()
+    with pytest.raises(UserError, match=re.escape("agent.betas_critic.0: 0.9 → 0.5")):  # which was never searched
+        start("sweep=core", "agent.betas_critic=[0.5,0.97]")
+
+
+def test_study_whose_fingerprint_has_a_whole_list_lets_its_searched_item_be_fixed():
+    recorded = {"agent.betas_critic": [0.9, 0.95], "hydra.sweeper.params": ["agent.betas_critic.1"]}
+    same = {"agent.betas_critic": [0.9, 0.5], "hydra.sweeper.params": []}
+    require_same_study("the study", recorded, same)
+    with pytest.raises(UserError, match=re.escape("agent.betas_critic.0: 0.9 → 0.8")):
+        require_same_study("the study", recorded, same | {"agent.betas_critic": [0.8, 0.5]})
+
+
+def test_device_that_this_machine_lacks_is_refused_once_before_anything_is_made(start, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    for device in ({"searched": ("device=cpu,cuda",)}, {"searched": ("device=cuda:1,cpu",)}):
+        with pytest.raises(UserError, match=r"device = cuda.*: this machine has 0 CUDA devices. Use device=auto"):
+            start(**device)
+    with pytest.raises(UserError, match="device = cuda: this machine has 0 CUDA devices"):
+        start("device=cuda")
+    assert not list(tmp_path.glob("**/study.db"))
+
+
+def test_cluster_has_devices_of_its_own(start, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr(study_setup, "runs_here", lambda launcher: False)
+    start("device=cuda")
+
+
+def test_only_launchers_of_this_machine_run_here():
+    for launcher, here in (("basic", True), ("joblib", True), ("submitit_slurm", False)):
+        assert multirun.runs_here(raw(f"hydra/launcher={launcher}", hydra=True).hydra.launcher) is here
+
+
+def test_locked_study_is_named_and_not_to_be_cleared(start, monkeypatch):
+    sweep = start()
+    sweep.end_launch()
+    monkeypatch.setattr(study_store, "_LOCK_TIMEOUT_S", 0.05)
+    with closing(sqlite3.connect(sweep.folder.database, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(
+            UserError, match=r"another program has locked it .*database is locked.*nothing is lost"
+        ) as caught:
+            start()
+        assert "+restart=clean" not in str(caught.value)
+        other.execute("ROLLBACK")
+    start()
+
+
+def test_damaged_study_may_be_cleared(start):
+    sweep = start()
+    sweep.end_launch()
+    sweep.folder.database.write_bytes(b"no database" * 100)
+    with pytest.raises(UserError, match=r"cannot be used \(.*not a database.*goes with \+restart=clean"):
+        start()
+
+
 def test_trials_of_another_schedule_are_not_comparable(start):
     start().end_launch()
     for override, line in (
@@ -152,7 +216,9 @@ def test_trials_of_another_schedule_are_not_comparable(start):
 def test_command_line_adds_to_the_search_and_fixes_what_it_names():
     cfg = raw("hydra/sweeper=optuna", hydra=True)
     cfg.hydra.overrides.task = ["agent.gamma=0.99", "norm=group,layer", "+restart=clean"]
-    assert searched_keys(cfg.hydra) == (set(CORE_SPACE) | OTHER_KEYS) - {"agent.gamma"} | {"norm"}
+    assert set(read_search_space(cfg.hydra).distributions) == (set(CORE_SPACE) | OTHER_KEYS) - {"agent.gamma"} | {
+        "norm"
+    }
 
 
 @pytest.mark.parametrize(
@@ -239,7 +305,7 @@ def test_searched_key_that_no_trial_accepts_is_refused_before_anything_is_made(s
 
 
 def test_space_that_optuna_cannot_search_is_refused(start):
-    with pytest.raises(UserError, match=r"hydra.sweeper.params: Optuna cannot search one of the values.*Write choice"):
+    with pytest.raises(UserError, match=r"agent.gamma = glob\(\*\): Optuna cannot search this. Write choice"):
         start(searched=("agent.gamma=glob(*)",))
 
 
@@ -255,3 +321,11 @@ def test_folder_of_somebody_else_is_refused(start, tmp_path):
     (foreign / "thesis.tex").write_text("")
     with pytest.raises(UserError, match="holds thesis.tex and no manifest.json"):
         start("hydra.sweeper.study_name=mine")
+
+
+@pytest.mark.parametrize("host", ["@host:x/db", "@host/db"])
+@pytest.mark.parametrize("scheme", ["postgresql:/user:", "postgresql://user:", "unknown+driver://user:"])
+def test_password_of_a_storage_that_cannot_be_used_is_hidden(scheme, host):
+    with pytest.raises(UserError, match="hydra.sweeper.storage = .*host.*: cannot be used") as caught:
+        study_store.StudyStore(f"{scheme}hunter-22{host}", "mine").load()
+    assert "hunter" not in str(caught.value)

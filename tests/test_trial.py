@@ -74,16 +74,6 @@ def test_ended_trial_counts_even_if_its_launch_is_killed(study, tmp_path):
     assert [(trial.state.name, trial.value) for trial in ended] == [("COMPLETE", score)]  # and none waits
 
 
-def test_trial_continues_only_with_its_own_parameters(study, tmp_path):
-    _, trial, folder = run(study, tmp_path, "agent.gamma=0.99", "pruner=none")
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "error.txt"}
-    score, _, _ = run(study, tmp_path, "agent.gamma=0.95", "pruner=none")
-    assert math.isnan(score) and "agent.gamma: 0.99 → 0.95" in (folder / "error.txt").read_text()
-    assert "holds a trial with other parameters" in study.trials[3].user_attrs[ERROR]
-    left = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "error.txt"}
-    assert left == before
-
-
 def test_replay_is_kept_if_configured(study, tmp_path):
     *_, folder = run(study, tmp_path, "pruner=none", "replay.keep_after_trial=true", "training.epochs=1")
     assert (folder / "replay").exists() and (folder / "checkpoints" / "last.pt").exists()

@@ -89,6 +89,23 @@ def test_trial_that_another_one_continued_is_stopped_not_failed():
     )
     assert [record.end for record in records] == ["stopped", "failed", "finished", "failed"]
     assert records[0].reason == "trial 2 continued it"
+    repeated = records_of(make_trial(None, folder="a"), make_trial(1.0, folder="a"), make_trial(1.0, folder="a"))
+    assert repeated[0].reason == "trial 1 continued it"  # the last one has taken its result
+
+
+def test_stopped_trial_that_nobody_has_continued_yet_is_stopped():
+    record = records_of(make_trial(None, folder="00000", end="stopped"))[0]
+    assert (record.end, record.reason) == ("stopped", "")
+
+
+def test_tables_show_lap_share_and_lap_time(folder):
+    study = make_study(make_trial(1.0, {}, lap_share=0.5), make_trial(2.0, {}, lap_share=1.0, lap_time=32.1))
+    results = write_results(folder, study)
+    rows = list(csv.DictReader(results.csv.read_text().splitlines()))
+    assert [(row["lap_share"], row["lap_time"]) for row in rows] == [("0.5", ""), ("1.0", "32.1")]
+    text = ReportTags(results).text
+    assert "lap share" in text and "0:32.100" in text
+    assert "lap share" not in ReportTags(write_results(folder, make_study(make_trial(1.0, {})))).text
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "../../etc", "/etc", "a\\b", "C:", 5, None])

@@ -61,6 +61,12 @@ class Job:
         of = "" if self.jobs is None else f" of {self.jobs}"
         return " · ".join([f"job {self.number + 1}{of}", *shown_overrides(self.overrides, self.swept)])
 
+    @property
+    def line_prefix(self) -> str:
+        """Beginning of its lines among those of other jobs, such as "[seed=1] "; empty if it runs alone."""
+        different = " ".join(shown_overrides(self.overrides, self.swept))
+        return f"[{different or f'job {self.number + 1}'}] " if self.parallel_jobs > 1 else ""
+
     @classmethod
     def current(cls) -> "Job | None":
         """Return the job that Hydra is running now; None in a single run.
@@ -127,6 +133,16 @@ def config_of_job(config: Config, cfg: DictConfig, job: Job) -> Config:
     if job.trial is not None:
         return config
     return replace(config, run_name=name_job(config, cfg, job.overrides, job.swept))
+
+
+def without_hydra(cfg: DictConfig) -> DictConfig:
+    """Return a composed configuration without the node ``hydra``."""
+    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+
+
+def runs_here(launcher: DictConfig) -> bool:
+    """Return whether a launcher of Hydra's runs its jobs on this machine; a cluster has other devices."""
+    return launcher._target_.rpartition(".")[2] in ("BasicLauncher", "JoblibLauncher")
 
 
 def count_parallel_jobs(launcher: DictConfig) -> int:

@@ -21,6 +21,7 @@ from app.core.console import print_line
 from app.core.errors import UserError
 from app.runs.lock import Lock, in_use, wait_until_free
 from app.sweep.report.writer import write_results
+from app.sweep.search_space import SearchSpace
 from app.sweep.study_folder import StudyFolder
 from app.sweep.study_store import FOLDER, JOB, LAUNCH, StudyStore
 
@@ -44,18 +45,22 @@ class Launch:
         n_trials: Finished trials that the whole study is to have.
         batch_size: Trials that the sweeper asks for before the first of them starts.
         remaining: Trials that this launch may run at most.
+        earlier: Number of earlier launches of the study.
 
     Attributes:
         id: Identifier: host, process and time.
         batch_size: See ``Args``.
         remaining: Trials that this launch may still ask for.
+        earlier: See ``Args``.
     """
 
     current: "Launch | None" = None  # the launch of this process; the Optuna sweeper takes a function, not an object
 
-    def __init__(self, folder: Path, store: StudyStore, n_trials: int, batch_size: int, remaining: int):
+    def __init__(
+        self, folder: Path, store: StudyStore, n_trials: int, batch_size: int, remaining: int, earlier: int = 0
+    ):
         self.id = f"{platform.node()}-{os.getpid()}-{datetime.now(timezone.utc):%Y%m%dT%H%M%S%f}"
-        self.batch_size, self.remaining = batch_size, remaining
+        self.batch_size, self.remaining, self.earlier = batch_size, remaining, earlier
         self._store, self._n_trials = store, n_trials
         self._path, self._trials = folder / self.id, folder.parent / TRIALS
         self._lock = Lock(self._path, "launch")
@@ -184,14 +189,15 @@ class SweepSession:
     Args:
         folder: Folder of the study.
         store: The study in its storage.
+        space: The search space.
         console: Console for messages.
 
     Attributes:
         launch: Launch of this process; None before ``start`` and after ``end``.
     """
 
-    def __init__(self, folder: StudyFolder, store: StudyStore, console: Console):
-        self.folder, self.store, self.console = folder, store, console
+    def __init__(self, folder: StudyFolder, store: StudyStore, space: SearchSpace, console: Console):
+        self.folder, self.store, self.space, self.console = folder, store, space, console
         self.launch: Launch | None = None
 
     def recover(self, n_trials: int) -> int:
@@ -236,6 +242,8 @@ class SweepSession:
             launch.end()
         if requeued:
             self._print(f"stopped trials, which the same command continues first: {len(requeued)}", "yellow")
+        if left := self._count_left():
+            self._print(f"trials of another launch that was killed: {left}. The same command continues them.", "yellow")
         self.write_results()
 
     def __enter__(self) -> "SweepSession":
@@ -255,10 +263,23 @@ class SweepSession:
         if study is not None:
             write_results(self.folder, study).print(self.console)
 
+    def fail_trials(self, reason: str) -> None:
+        """Mark the running trials of this launch as failed: no launch could run them.
+
+        Args:
+            reason: The reason, on one line.
+        """
+        self.store.fail_trials(self.launch.id, reason)
+
     def every_trial_failed(self) -> bool:
         """Return whether no trial of the study is complete, and none of this launch is running any more."""
         trials = self.store.trials(TrialState.COMPLETE, TrialState.RUNNING)
         return not any(trial.state is TrialState.COMPLETE or _belongs_to(self.launch.id, trial) for trial in trials)
+
+    def _count_left(self) -> int:
+        """Return the number of trials that are recorded as running and whose launch is gone."""
+        running = self.store.trials(TrialState.RUNNING)
+        return sum(has_lost_its_launch(self.folder.launches, trial) for trial in running)
 
     def _is_orphan(self, trial: FrozenTrial) -> bool:
         """Return whether no process runs a trial: its launch is gone, and so is a job that outlived the launch."""

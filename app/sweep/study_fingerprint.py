@@ -34,8 +34,8 @@ def study_fingerprint(config: Config, searched: Collection[str], directions: Col
     """
     settings = flatten({section: asdict(getattr(config, section)) for section in _SECTIONS})
     flat = {"objective": config.objective, "seed": config.seed, **settings, **fingerprint(config)}
-    kept = {key: value for key, value in flat.items() if key not in _WITHOUT_EFFECT and not _is_part(key, searched)}
-    return kept | {"hydra.sweeper.direction": list(directions), SEARCHED: sorted(searched)}
+    kept = {key: value for key, value in flat.items() if key not in _WITHOUT_EFFECT}
+    return _without_searched(kept, searched) | {"hydra.sweeper.direction": list(directions), SEARCHED: sorted(searched)}
 
 
 def recorded_study_fingerprint(flat: Mapping[str, Any]) -> FlatDict:
@@ -58,8 +58,7 @@ def require_same_study(subject: str, recorded: Mapping[str, Any], current: FlatD
         UserError: With every difference.
     """
     searched = {*current[SEARCHED], *(recorded[SEARCHED] if SEARCHED in recorded else ()), SEARCHED}
-    fixed = ({key: value for key, value in flat.items() if not _is_part(key, searched)} for flat in (recorded, current))
-    require_same_fingerprint(subject, *fixed, HINT)
+    require_same_fingerprint(subject, *(_without_searched(flat, searched) for flat in (recorded, current)), HINT)
 
 
 def merged_fingerprint(recorded: Mapping[str, Any] | None, current: FlatDict) -> FlatDict:
@@ -72,9 +71,20 @@ def merged_fingerprint(recorded: Mapping[str, Any] | None, current: FlatDict) ->
     if recorded is None or SEARCHED not in recorded:
         return current
     searched = sorted({*recorded[SEARCHED], *current[SEARCHED]})
-    return {key: value for key, value in recorded.items() if not _is_part(key, searched)} | {SEARCHED: searched}
+    return _without_searched(recorded, searched) | {SEARCHED: searched}
 
 
-def _is_part(key: str, groups: Collection[str]) -> bool:
+def is_part(key: str, wholes: Collection[str]) -> bool:
     """Return whether a key is one of some keys and groups, or lies below one."""
-    return any(f"{key}.".startswith(f"{group}.") for group in groups)
+    return any(f"{key}.".startswith(f"{whole}.") for whole in wholes)
+
+
+def _without_searched(flat: Mapping[str, Any], searched: Collection[str]) -> FlatDict:
+    """Return settings without the searched ones; of a list with a searched item, the other items stay as keys."""
+    items = {
+        key: {f"{key}.{index}": item for index, item in enumerate(value)}
+        if isinstance(value, list) and any(is_part(part, [key]) for part in searched)
+        else {key: value}
+        for key, value in flat.items()
+    }
+    return {key: value for group in items.values() for key, value in group.items() if not is_part(key, searched)}

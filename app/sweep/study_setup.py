@@ -1,17 +1,12 @@
 """Start of a sweep: checks its settings, clears or continues the study, and makes this process one of its launches."""
 
-import re
-from collections.abc import Collection, Mapping
+import warnings
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 
 import optuna
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException
-
-# The module is private, but only this function reads a search space as the Optuna sweeper does.
-from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import BaseDistribution
@@ -19,21 +14,24 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.filesize import decimal
 
-from app.config.describe import allowed, known_keys
-from app.config.load import CONF, ConfigError, load, unknown_key
-from app.config.multirun import count_parallel_jobs
+from app.config.describe import allowed
+from app.config.load import load
+from app.config.multirun import count_parallel_jobs, runs_here, without_hydra
 from app.config.schema import Config
 from app.config.types import StudyName
 from app.core.console import make_console, print_line
 from app.core.errors import UserError
 from app.envs.env_factory import make_spec
+from app.envs.gym_task import import_task_module
 from app.replay.memory_check import USABLE_SHARE, estimate_memory
 from app.runs.fingerprint import FlatDict
 from app.sweep.restart_study import StudyRestart
+from app.sweep.search_space import SearchSpace, check_sampler, check_search_space, read_search_space
 from app.sweep.session import Launch, SweepSession
 from app.sweep.study_fingerprint import HINT, study_fingerprint
 from app.sweep.study_folder import StudyFolder
 from app.sweep.study_store import StudyStore
+from app.training.setup import resolve_device
 
 _PROCESS_BYTES = 900 * 2**20  # of a job beside its replay: interpreter, libraries, networks, a batch
 
@@ -60,7 +58,8 @@ def start_session(cfg: DictConfig) -> SweepSession | None:
 def _start_session(cfg: DictConfig) -> SweepSession | None:
     sweeper, console = cfg.hydra.sweeper, make_console()
     _require_local_role(cfg.role)
-    config = load(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+    config = load(without_hydra(cfg))
+    import_task_module(config.env)
     folder = StudyFolder(Path(config.sweeps_dir), _study_name(cfg))
     _check_folder(cfg, folder)
     store, directions = _open_store(sweeper.storage, folder), _directions(sweeper)
@@ -73,22 +72,26 @@ def _start_session(cfg: DictConfig) -> SweepSession | None:
             return None
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would report every study that it makes
-    searched = searched_keys(cfg.hydra)
-    _require_known_keys(searched)
-    fingerprint, space = study_fingerprint(config, searched, directions), _search_space(cfg.hydra)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # of samplers
+    space = read_search_space(cfg.hydra)
+    check_search_space(space, cfg)
+    check_sampler(sweeper.sampler, space)
+    _require_devices(cfg.hydra, config, space)
+    fingerprint = study_fingerprint(config, space.distributions, directions)
     folder.open()
     try:
         if restart is not None:
             folder.require_no_launch()
             restart.apply()
-        session = SweepSession(folder, store, console)
-        recorded = _require_comparable(store, fingerprint, space)
+        session = SweepSession(folder, store, space, console)
+        recorded = _require_comparable(store, fingerprint, space.distributions)
         folder.register(fingerprint, recorded, config)
         store.create(fingerprint, directions)
         remaining = session.recover(sweeper.n_trials)
         if remaining:
             batch_size = min(remaining, _batch_size(cfg.hydra, config, console))
-            session.start(Launch(folder.launches, store, sweeper.n_trials, batch_size, remaining))
+            launch = Launch(folder.launches, store, sweeper.n_trials, batch_size, remaining, store.count_launch())
+            session.start(launch)
             _configure_jobs(cfg, session)
     finally:
         folder.close()
@@ -121,54 +124,12 @@ def _require_local_role(role: object) -> None:
         raise UserError(f"role = {role}: the trials of a search train in one process each. Use role=local.")
 
 
-def _overrides(hydra: DictConfig) -> list[str]:
-    """Return the overrides of every trial, searched or fixed; a later one replaces an earlier one of the same key."""
-    params = hydra.sweeper.params or {}
-    return [*(f"{key}={value}" for key, value in params.items()), *hydra.overrides.task]
-
-
-def searched_keys(hydra: DictConfig) -> set[str]:
-    """Return the keys and groups whose values the sweeper chooses; the command line may fix one again.
-
-    Raises:
-        UserError: An override cannot be parsed.
-    """
-    try:
-        overrides = OverridesParser.create().parse_overrides(_overrides(hydra))
-    except HydraException as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(
-            f"hydra.sweeper.params: a key or value here or on the command line cannot be read ({reason}). Write it as "
-            "key: choice(...), range(...) or interval(...)."
-        ) from None
-    last = {override.get_key_element().lstrip("+~"): override.is_sweep_override() for override in overrides}
-    return {key for key, is_searched in last.items() if is_searched}
-
-
-def _require_known_keys(keys: Collection[str]) -> None:
-    """Refuse a searched key that no trial would accept, before a study is made for it."""
-    known = set(known_keys(Config))
-    groups = {key for key in keys if (CONF / key.partition("@")[0]).is_dir()}
-    unknown = [key for key in sorted(set(keys) - groups) if re.split(r"\.\d|\[", key)[0] not in known]  # item of a list
-    if unknown:
-        raise ConfigError([unknown_key(key, Config) for key in unknown])
-
-
-def _search_space(hydra: DictConfig) -> Mapping[str, BaseDistribution]:
-    """Return the distribution of every searched parameter.
-
-    Raises:
-        UserError: The Optuna sweeper cannot search one of them.
-    """
-    try:
-        space, fixed, _ = create_params_from_overrides(_overrides(hydra))
-    except (ValueError, NotImplementedError, AssertionError) as error:
-        reason = f" ({error})" if str(error) else ""
-        raise UserError(
-            f"hydra.sweeper.params: Optuna cannot search one of the values here or on the command line{reason}. "
-            "Write choice(...), range(...) or interval(...)."
-        ) from None
-    return {name: distribution for name, distribution in space.items() if name not in fixed}
+def _require_devices(hydra: DictConfig, config: Config, space: SearchSpace) -> None:
+    """Refuse a device that this machine does not have once, and not in every trial; a cluster has its own."""
+    searched = space.distributions.get("device")
+    if runs_here(hydra.launcher):
+        for device in (config.device,) if searched is None else searched.choices:
+            resolve_device(device)
 
 
 def _study_name(cfg: DictConfig) -> str:

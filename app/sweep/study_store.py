@@ -4,14 +4,15 @@ Optuna takes most of a second to import, so this module is imported only when a 
 """
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.exceptions import OptunaError
-from optuna.pruners import BasePruner
+from optuna.exceptions import OptunaError, StorageInternalError
+from optuna.pruners import BasePruner, NopPruner
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
@@ -28,10 +29,18 @@ END = "trial.end"  # stop reason, such as "finished" or "pruned"
 SCORE = "trial.score"  # final score; the sweeper tells the study only when the whole batch has ended
 EPOCHS = "trial.epochs"  # number of completed epochs
 ERROR = "trial.error"  # reason of a failure
+LAP_SHARE, LAP_TIME = "trial.lap_share", "trial.lap_time"  # of its best policy; absent where a task has no laps
+OWN_PREFIX = "trial."  # of all these; the Optuna sweeper records fixed overrides as further attributes
+
+STOPPED = "stopped"  # end of a trial that has failed because its launch was stopped or killed
+STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
 
 _CONNECT_TRIES, _CONNECT_PAUSE_S = 20, 0.05  # Optuna makes about ten tables
+_LOCK_TIMEOUT_S = 60.0  # for another program that has locked an SQLite file; SQLite itself waits 5 s
 
-_FINGERPRINT = "trackmania_droq.fingerprint"  # attribute of the study; marks it as made by this program
+# Attributes of the study.
+_FINGERPRINT = "trackmania_droq.fingerprint"  # marks it as made by this program
+_LAUNCHES = "trackmania_droq.launches"  # number of its launches
 
 
 class StudyStore:
@@ -46,11 +55,13 @@ class StudyStore:
     """
 
     def __init__(self, url: str, name: str):
-        self.name, self._text, self.shown_url = name, url, url
+        self.name, self._text = name, url
+        self.shown_url = re.sub(r":.*@", ":...@", url)  # in a message about an address that cannot be read
+        self._storage: optuna.storages.RDBStorage | None = None
+        self._inode: int | None = None
         with self._as_user_errors():
             self._url = make_url(url)
-        if self._url.password is not None:
-            self.shown_url = self._url.render_as_string(hide_password=True)
+        self.shown_url = url if self._url.password is None else self._url.render_as_string(hide_password=True)
 
     @property
     def absolute_url(self) -> str:
@@ -84,7 +95,7 @@ class StudyStore:
             return None
         with self._as_user_errors():
             try:
-                return optuna.load_study(study_name=self.name, storage=self._connect())
+                return optuna.load_study(study_name=self.name, storage=self.connect())
             except KeyError:
                 return None
 
@@ -148,11 +159,22 @@ class StudyStore:
         """
         with self._as_user_errors():
             study = optuna.create_study(
-                study_name=self.name, storage=self._connect(), directions=directions, load_if_exists=True
+                study_name=self.name, storage=self.connect(), directions=directions, load_if_exists=True
             )
             recorded = study.user_attrs.get(_FINGERPRINT)
             known = None if recorded is None else recorded_study_fingerprint(recorded)
             study.set_user_attr(_FINGERPRINT, merged_fingerprint(known, current))
+
+    def count_launch(self) -> int:
+        """Count another launch of the study, and return the number of those before it.
+
+        The caller holds the lock of the study. In a study of a version that counted none, trials count as launches.
+        """
+        study = self.load()
+        with self._as_user_errors():
+            before = study.user_attrs.get(_LAUNCHES, len(study.get_trials(deepcopy=False)))
+            study.set_user_attr(_LAUNCHES, before + 1)
+        return before
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Return the trials in these states; none if there is no study. They must not be changed."""
@@ -176,12 +198,47 @@ class StudyStore:
             UserError: The storage cannot be used.
         """
         with self._as_user_errors():
-            storage = self._connect()
+            storage = self.connect()
             study = optuna.load_study(study_name=self.name, storage=storage, pruner=pruner)
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if (trial.user_attrs.get(LAUNCH), trial.user_attrs.get(JOB)) == (launch, job):
                     return trial, optuna.Trial(study, self._trial_id(storage, trial.number))
         return None
+
+    def record_failure(self, launch: str, job: int, reason: str) -> int | None:
+        """Record why a trial of a launch has failed before it could begin.
+
+        Args:
+            launch: Identifier of the launch.
+            job: Number of its job in that launch.
+            reason: The reason, on one line.
+
+        Returns:
+            Number of the trial; None if the launch has none for the job.
+
+        Raises:
+            UserError: The storage cannot be used.
+        """
+        found = self.running_trial(launch, job, NopPruner())
+        if found is None:
+            return None
+        recorded, trial = found
+        with self._as_user_errors():
+            trial.set_user_attr(ERROR, reason)
+        return recorded.number
+
+    def fail_trials(self, launch: str, reason: str) -> None:
+        """Mark the running trials of a launch that have no score as failed.
+
+        Args:
+            launch: Identifier of the launch.
+            reason: The reason, on one line.
+        """
+        study = self.load()
+        with self._as_user_errors():
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if trial.user_attrs.get(LAUNCH) == launch and SCORE not in trial.user_attrs:
+                    self._end(study, trial, ERROR, reason)
 
     def requeue_orphans(self, is_orphan: Callable[[FrozenTrial], bool]) -> list[int]:
         """Mark running trials without a process as failed, and enqueue their parameters to be tried next.
@@ -206,7 +263,7 @@ class StudyStore:
                     study.tell(trial.number, trial.user_attrs[SCORE])
             unfinished = [trial for trial in orphans if SCORE not in trial.user_attrs]
             for trial in unfinished:
-                study.tell(trial.number, state=TrialState.FAIL)
+                self._end(study, trial, END, STOPPED)
                 if trial.params:
                     folder = {FOLDER: trial.user_attrs[FOLDER]} if FOLDER in trial.user_attrs else {}
                     study.enqueue_trial(trial.params, user_attrs=folder)
@@ -219,7 +276,7 @@ class StudyStore:
             numbers: Numbers of the trials.
         """
         with self._as_user_errors():
-            storage = self._connect()
+            storage = self.connect()
             for number in numbers:
                 storage.set_trial_state_values(self._trial_id(storage, number), TrialState.WAITING)
 
@@ -239,18 +296,45 @@ class StudyStore:
                 )
             optuna.delete_study(study_name=self.name, storage=self._text)
 
+    def connect(self) -> optuna.storages.RDBStorage:
+        """Return a connection that waits while another program has locked the file of an SQLite storage.
+
+        It is made once, and again if the file is another one: Optuna checks its tables, which takes a while.
+
+        Raises:
+            SQLAlchemyError: There is no such storage, or it cannot be used.
+        """
+        if self._storage is None or self._inode != self._current_inode():
+            self._storage = self._connect()
+            self._inode = self._current_inode()
+        return self._storage
+
+    def _current_inode(self) -> int | None:
+        return self.file.stat().st_ino if self.file is not None and self.file.exists() else None
+
     def _connect(self) -> optuna.storages.RDBStorage:
-        """Connect. Optuna makes its tables one by one, and another process may be ahead by a moment at any of them."""
+        """Connect; Optuna makes its tables one by one, and another process may be ahead by a moment at any of them."""
         for _ in range(_CONNECT_TRIES - 1):
             try:
-                return optuna.storages.RDBStorage(self._text)
+                return self._connect_once()
             except (IntegrityError, ProgrammingError):  # of PostgreSQL and MySQL
                 pass
             except OperationalError as error:  # of SQLite, also for a locked or damaged file
                 if "already exists" not in str(error):
                     raise
             time.sleep(_CONNECT_PAUSE_S)
-        return optuna.storages.RDBStorage(self._text)
+        return self._connect_once()
+
+    def _connect_once(self) -> optuna.storages.RDBStorage:
+        is_sqlite = self._url.get_backend_name() == "sqlite"
+        settings = {"connect_args": {"timeout": _LOCK_TIMEOUT_S}} if is_sqlite else {}
+        return optuna.storages.RDBStorage(self._text, engine_kwargs=settings)
+
+    def _end(self, study: optuna.Study, trial: FrozenTrial, attribute: str, value: str) -> None:
+        """Mark a running trial as failed, with an attribute that says why."""
+        storage = self.connect()
+        storage.set_trial_user_attr(self._trial_id(storage, trial.number), attribute, value)
+        study.tell(trial.number, state=TrialState.FAIL)
 
     def _trial_id(self, storage: optuna.storages.RDBStorage, number: int) -> int:
         """Return the identifier that a trial has in its storage."""
@@ -262,14 +346,53 @@ class StudyStore:
         try:
             yield
         except (SQLAlchemyError, OptunaError, ImportError, RuntimeError, ValueError) as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
-            is_own_file = self._text.startswith("sqlite") and self._text.endswith("/study.db")
-            damaged = " A damaged study.db goes with +restart=clean." if is_own_file else ""
-            raise UserError(
-                f"hydra.sweeper.storage = {self.shown_url}: cannot be used ({reason}). Check that it is an address "
-                "such as sqlite:///folder/study.db or postgresql://user:password@host/name, that its driver is "
-                f"installed, and that it can be reached.{damaged}"
-            ) from None
+            raise UserError(self._explanation(error)) from None
+
+    def _explanation(self, error: Exception) -> str:
+        begin = f"hydra.sweeper.storage = {self.shown_url}"
+        if (busy := busy_reason(error)) is not None:
+            return f"{begin}: {busy}"
+        is_own_file = self._text.startswith("sqlite") and self._text.endswith("/study.db")
+        damaged = " A damaged study.db goes with +restart=clean." if is_own_file else ""
+        return (
+            f"{begin}: cannot be used ({_first_cause(error)}). Check that it is an address such as "
+            "sqlite:///folder/study.db or postgresql://user:password@host/name, that its driver is installed, and that "
+            f"it can be reached.{damaged}"
+        )
+
+
+def busy_reason(error: Exception) -> str | None:
+    """Return why a storage that is whole cannot be used now, and what to do; None for any other error.
+
+    Args:
+        error: An error of Optuna's or SQLAlchemy's.
+    """
+    reason = _first_cause(error)
+    if "database is locked" in reason:
+        return (
+            f"another program has locked it for {_LOCK_TIMEOUT_S:g} s (database is locked), such as a viewer of "
+            "databases or a backup. Close that program; the same command continues then, and nothing is lost."
+        )
+    if "disk is full" in reason:
+        return "its disk is full. Free some space; the same command continues then."
+    if "readonly database" in reason:
+        return "cannot be written by this user. Make the file and its folder writable; the same command continues then."
+    return None
+
+
+def storage_problem(error: Exception) -> str:
+    """Return in one sentence why the storage of a running sweep cannot be used.
+
+    Args:
+        error: One of ``STORAGE_ERRORS``.
+    """
+    other = f"cannot be used any more: {_first_cause(error)}. The same command continues the study as soon as it can."
+    return f"the storage of the study: {busy_reason(error) or other}"
+
+
+def _first_cause(error: Exception) -> str:
+    """Return the first line of what the database said; Optuna wraps it into advice that fits no such case."""
+    return next(iter(str(error.__cause__ or error).splitlines()), "")
 
 
 def _is_compatible(recorded: BaseDistribution, current: BaseDistribution) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
+from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -41,7 +42,7 @@ class StudySweeper(Sweeper):
         """Run the remaining trials of the study, if there are any, and write its results.
 
         Args:
-            arguments: Overrides of the command line.
+            arguments: Overrides of the command line, which the configuration has, too.
 
         Raises:
             UserError: The sweep cannot start or continue; the message says what to do.
@@ -55,32 +56,52 @@ class StudySweeper(Sweeper):
             return
         with session, exit_on_sigterm(), _as_user_errors(session):
             with contextlib.suppress(StudyComplete):
-                self._run_trials(session.launch.remaining, session.launch.batch_size, arguments)
+                self._run_trials(session)
 
-    def _run_trials(self, remaining: int, batch_size: int, arguments: list[str]) -> None:
+    def _run_trials(self, session: "SweepSession") -> None:
         from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
 
+        from app.sweep.search_space import sampler_of_launch
+
+        launch = session.launch
+        settings = self._settings | {
+            "n_trials": launch.remaining,
+            "n_jobs": launch.batch_size,
+            "sampler": sampler_of_launch(self._config.hydra.sweeper.sampler, launch.earlier),
+            "storage": session.store.connect(),
+            "params": None,  # the overrides of the space have them, each key once
+        }
         try:
-            sweeper = OptunaSweeper(**self._settings | {"n_trials": remaining, "n_jobs": batch_size})
+            sweeper = OptunaSweeper(**settings)
         except Exception as error:  # whatever the sampler raises for its keys
             raise UserError(f"hydra.sweeper: {_first_line(error)}. Correct its keys or leave them out.") from None
         sweeper.setup(**self._context)
-        sweeper.sweep(arguments)
+        sweeper.sweep(list(session.space.overrides))
 
 
 @contextlib.contextmanager
 def _as_user_errors(session: "SweepSession") -> Iterator[None]:
     """Raise UserError for what the Optuna sweeper and the launchers of Hydra raise."""
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import OperationalError
+    from app.sweep.study_store import STORAGE_ERRORS, storage_problem
 
     path = session.folder.path
     try:
         yield
-    except (StorageInternalError, OperationalError) as error:
+    except STORAGE_ERRORS as error:
+        raise UserError(f"{path}: {storage_problem(error)}") from None
+    except HydraException as error:  # a choice whose configuration cannot be composed with the others
+        reason = _first_line(error)
+        session.fail_trials(reason)
         raise UserError(
-            f"{path}: the storage cannot be used any more: {_first_line(error)} "
-            "The same command continues the study as soon as it can."
+            f"{path}: a trial cannot be composed: {reason} It counts as failed, and the same command tries other "
+            "values; if they fail, too, correct what is searched."
+        ) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise UserError(
+            f"{error.filename}: cannot be written ({error.strerror}). Free some space or make it writable; the same "
+            "command continues the study."
         ) from None
     except BrokenProcessPool:
         raise UserError(

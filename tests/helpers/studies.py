@@ -101,6 +101,7 @@ def validate_config(sweeps_dir: Path, **changes: Any) -> ValidateConfig:
     values = {
         "study": "mine", "sweeps_dir": str(sweeps_dir), "storage": None, "top_k": 2, "seeds": (100, 101),
         "epochs": None, "jobs": 1, "bootstrap": 1000, "confidence": 0.95, "device": "cpu",
+        "env_module": None,
     }  # fmt: skip
     return ValidateConfig(**values | changes)
 

@@ -72,7 +72,8 @@ class SweepStarter:
         self._started: list[StartedSweep] = []
 
     def __call__(self, *overrides: str, searched: tuple[str, ...] = ()) -> StartedSweep | None:
-        cfg = raw("hydra/sweeper=optuna", "env=sim_lidar", f"sweeps_dir={self._sweeps_dir}", *overrides, hydra=True)
+        place = [] if any(text.startswith("sweeps_dir=") for text in overrides) else [f"sweeps_dir={self._sweeps_dir}"]
+        cfg = raw("hydra/sweeper=optuna", "env=sim_lidar", *place, *overrides, hydra=True)
         cfg.hydra.overrides.task.extend(searched)  # composing accepts them with -m only
         self._monkeypatch.setattr(HydraConfig.instance(), "cfg", cfg)
         session = start_session(cfg)

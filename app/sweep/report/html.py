@@ -12,7 +12,7 @@ import optuna
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from app.reporting.number_format import duration
+from app.reporting.number_format import duration, lap_share, lap_time
 from app.reporting.page import FigureJson, render_page
 from app.sweep.report.figures import colour, make_figures, make_slices, short_names
 from app.sweep.report.records import TrialRecord, best_trial, count_ends, no_best_reason, ranked
@@ -71,13 +71,15 @@ class ReportPage:
             "slices": [f"slice-{number}" for number in range(len(slices))],
             "names": short_names(names),
             "top": top,
+            "laps": any(record.lap_share is not None for record in top),
             "bad": bad[-_BAD_ROWS:][::-1],
             "all_bad": len(bad),
             "link": self._link,
             "colour": colour,
         }
         drawn |= {f"slice-{number}": figure for number, figure in enumerate(slices.values())}
-        return render_page(_TEMPLATE, content, drawn, {"as_text": _value_text, "duration": _duration_text})
+        filters = {"as_text": _value_text, "duration": _duration_text, "lap_share": lap_share, "lap_time": lap_time}
+        return render_page(_TEMPLATE, content, drawn, filters)
 
     def _figures(self, best: TrialRecord | None) -> tuple[dict[str, FigureJson | str], dict[str, FigureJson]]:
         if not self.direction:

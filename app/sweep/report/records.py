@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from app.sweep.study_store import END, EPOCHS, ERROR, FOLDER, LAUNCH
+from app.sweep.study_store import END, EPOCHS, ERROR, FOLDER, LAP_SHARE, LAP_TIME, LAUNCH, OWN_PREFIX, STOPPED
 from app.training.stop import StopKind
 
 if TYPE_CHECKING:
@@ -18,12 +18,10 @@ if TYPE_CHECKING:
 # Ends of trials, and states of those that have not ended, in the order of the report.
 ENDS = (
     *(kind.value for kind in (StopKind.FINISHED, StopKind.PRUNED, StopKind.COLLAPSED, StopKind.NOT_FINITE)),
-    "failed", "stopped", "running", "waiting",
+    "failed", STOPPED, "running", "waiting",
 )  # fmt: skip
 
 _BROKEN = (StopKind.COLLAPSED.value, StopKind.NOT_FINITE.value)  # such a trial is never the best, whatever its score
-
-_OWN_PREFIX = "trial."  # of attributes of this program; the Optuna sweeper records fixed overrides as further ones
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,8 @@ class TrialRecord:
         duration_s: Duration in seconds; None for a trial that has not ended.
         folder: Name of its run folder; None if it recorded none, or no valid one.
         launch: Identifier of the launch that ran it, empty if it is not known.
+        lap_share: Mean share of the lap of its best policy; None if it has none, or an older version ran it.
+        lap_time: Mean time of the whole laps of its best policy, in seconds, or None.
         params: Searched values, by key of the configuration.
         fixed: Values that the command line fixed, as Hydra spells them.
     """
@@ -55,6 +55,8 @@ class TrialRecord:
     duration_s: float | None
     folder: str | None
     launch: str
+    lap_share: float | None
+    lap_time: float | None
     params: Mapping[str, Any]
     fixed: Mapping[str, str]
 
@@ -67,8 +69,12 @@ class TrialRecord:
 def read_records(study: "optuna.Study") -> list[TrialRecord]:
     """Return the trials of a study, by number."""
     records = [_record(trial) for trial in study.get_trials(deepcopy=False)]
-    last = {record.folder: record.number for record in records if record.folder is not None}
-    return [_as_stopped(record, last.get(record.folder, record.number)) for record in records]
+    following: dict[str | None, int] = {}  # number of the next trial, by folder
+    known = []
+    for record in reversed(records):
+        known.append(_as_stopped(record, None if record.folder is None else following.get(record.folder)))
+        following[record.folder] = record.number
+    return known[::-1]
 
 
 def ranked(records: Sequence[TrialRecord], direction: str) -> list[TrialRecord]:
@@ -114,7 +120,8 @@ def count_ends(records: Sequence[TrialRecord]) -> dict[str, int]:
 def trials_csv(records: Sequence[TrialRecord]) -> str:
     """Return the text of ``trials.csv``: a line for each trial, with a column for each parameter at the end."""
     names = sorted({name for record in records for name in record.params})
-    columns = ("number", "state", "end", "reason", "score", "epochs", "began", "duration_s", "folder", "launch")
+    columns = ("number", "state", "end", "reason", "score", "lap_share", "lap_time", "epochs", "began", "duration_s")
+    columns += ("folder", "launch")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*columns, *names])
@@ -131,7 +138,7 @@ def _record(trial: "optuna.trial.FrozenTrial") -> TrialRecord:
     if state == "complete":
         end = end or StopKind.FINISHED.value
     elif state == "fail":
-        end, reason = "failed", one_line(attributes.get(ERROR, "")) or reason
+        end, reason = STOPPED if end == STOPPED else "failed", one_line(attributes.get(ERROR, "")) or reason
     else:
         end, reason = state, ""
     return TrialRecord(
@@ -145,21 +152,23 @@ def _record(trial: "optuna.trial.FrozenTrial") -> TrialRecord:
         duration_s=None if trial.duration is None else trial.duration.total_seconds(),
         folder=_folder(attributes.get(FOLDER)),
         launch=one_line(attributes.get(LAUNCH, "")),
+        lap_share=_number(attributes.get(LAP_SHARE)),
+        lap_time=_number(attributes.get(LAP_TIME)),
         params=trial.params,
-        fixed={key: str(value) for key, value in attributes.items() if not key.startswith(_OWN_PREFIX)},
+        fixed={key: str(value) for key, value in attributes.items() if not key.startswith(OWN_PREFIX)},
     )
 
 
-def _as_stopped(record: TrialRecord, successor: int) -> TrialRecord:
+def _as_stopped(record: TrialRecord, successor: int | None) -> TrialRecord:
     """Return a failed trial as stopped if another trial continues in its folder; Optuna has no such state.
 
     Args:
         record: The trial.
-        successor: Number of the last trial in the same folder.
+        successor: Number of the next trial in the same folder; None without one.
     """
-    if record.end != "failed" or record.reason or successor == record.number:
+    if record.end not in ("failed", STOPPED) or record.reason or successor is None:
         return record
-    return replace(record, end="stopped", reason=f"trial {successor} continued it")
+    return replace(record, end=STOPPED, reason=f"trial {successor} continued it")
 
 
 def one_line(text: object) -> str:
@@ -172,6 +181,10 @@ def _score(trial: "optuna.trial.FrozenTrial") -> float | None:
     if trial.state.name != "COMPLETE" or len(trial.values) != 1 or not math.isfinite(trial.values[0]):
         return None
     return trial.values[0]
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def _folder(name: object) -> str | None:

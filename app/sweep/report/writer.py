@@ -12,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from app.core.atomic_files import atomic_write, write_json
+from app.core.atomic_files import atomic_write, sync_folder, write_json
 from app.core.console import print_line
 from app.core.errors import UserError
+from app.runs.config_file import load_yaml
 from app.runs.fingerprint import flatten, unflatten, with_current_names
 from app.runs.manifest import Manifest
 from app.sweep.report.best_config import (
@@ -158,8 +159,12 @@ def _write_best_config(folder: StudyFolder, config: BestConfig | None, best: Tri
     schedule = None if config is None or not config.schedule else schedules / f"{config.schedule_option}.yaml"
     if schedule is not None:
         Manifest.open(folder.path).add("study", schedule)
-        with atomic_write(schedule) as temporary:
-            temporary.write_text(schedule_yaml(config), encoding="utf-8")
+        text = schedule_yaml(config).encode()
+        if not schedule.is_file() or schedule.read_bytes() != text:
+            path.unlink(missing_ok=True)  # a process that is killed here leaves none, not one with another's schedule
+            sync_folder(folder.path)
+            with atomic_write(schedule) as temporary:
+                temporary.write_bytes(text)
     if config is None:
         path.unlink(missing_ok=True)
     else:
@@ -194,7 +199,7 @@ def _summary(folder: StudyFolder, results: StudyResults, objective: str, directi
 def _read_config(path: Path) -> DictConfig | None:
     """Return a recorded configuration with the present names of its keys, or None if none can be read."""
     try:
-        recorded = OmegaConf.load(path)
+        recorded = load_yaml(path)
         if not OmegaConf.is_dict(recorded) or "objective" not in recorded:
             return None
         return OmegaConf.create(unflatten(with_current_names(flatten(OmegaConf.to_container(recorded)))))

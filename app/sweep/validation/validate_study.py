@@ -16,6 +16,8 @@ from app.config.schema_commands import ValidateConfig
 from app.core.console import make_console, print_line
 from app.core.errors import UserError, format_error
 from app.core.system import usable_cores
+from app.envs.env_factory import make_spec
+from app.envs.gym_task import import_named_module
 from app.reporting.number_format import significant
 from app.runs.lock import Lock
 from app.sweep.study_folder import find_study
@@ -49,6 +51,9 @@ def validate_study(cfg: ValidateConfig) -> None:
     resolve_device(cfg.device)  # each run would refuse it
     folder, study = find_study(Path(cfg.sweeps_dir), cfg.study, cfg.storage)
     candidates, notes = select_candidates(folder, study, cfg)
+    import_named_module(cfg.env_module)
+    for candidate in candidates:
+        make_spec(candidate.config.env)  # refuses a task of a module that the user has not named
     runs_dir = folder.path / "validation"
     threads = max(1, usable_cores() // cfg.jobs)
     with Lock(runs_dir, "validation"):

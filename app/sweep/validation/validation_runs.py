@@ -1,7 +1,6 @@
 """Runs of a validation: one for every candidate and seed, each continued from where it was stopped."""
 
 import contextlib
-import json
 import math
 import multiprocessing
 import traceback
@@ -15,6 +14,7 @@ from rich.console import Console
 from app.config.schema import Config
 from app.core.console import make_log_console
 from app.core.errors import UserError
+from app.core.json_data import read_json
 from app.core.processes import terminate_with_parent
 from app.health.collapse import collapse_reason
 from app.health.score import History, objective
@@ -169,7 +169,7 @@ def _train(config: Config, path: Path, console: Console) -> None:
 def _read_summary(folder: RunFolder) -> dict[str, Any] | None:
     """Return the summary of a run, or None if it is missing or damaged."""
     try:
-        summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+        summary = read_json(folder.summary)
     except (OSError, ValueError):
         return None
     return summary if isinstance(summary, dict) and "stop_reason" in summary else None
