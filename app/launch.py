@@ -31,11 +31,13 @@ def run_role(config: Config, propagate_interrupt: bool = False) -> float:
 
 
 def _train(config: Config, propagate_interrupt: bool) -> float:
-    # Imported here: a run on one machine needs nothing of the network.
+    # Imported here: a run on one machine opens no port and starts no process.
     from app.training.run import train
 
     if config.role == "local":
-        return train(config, propagate_interrupt=propagate_interrupt)
+        from app.distributed.local_continuation import continue_locally
+
+        return train(config, continue_locally, propagate_interrupt)
 
     from app.distributed.launcher import connect_to_workers, run_all
 

@@ -280,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if unknown := set(wanted) - {"a", "b", "c"}:
         args_parser.error(f"--only {args.only}: no section {', '.join(sorted(unknown))}; choose from a,b,c")
     torch.set_num_threads(1)
-    logging.disable(logging.WARNING)  # tlspyo warns of every message that is sent before it is connected
+    logging.disable(logging.WARNING)  # tmrl's tlspyo warns of every message before it is connected
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_keys(folder / "keys")

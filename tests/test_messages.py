@@ -1,7 +1,9 @@
 """Messages of the network: they arrive unchanged, invalid ones are refused, and nothing in them is executed."""
 
 import dataclasses
+import math
 import pickle
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -149,3 +151,43 @@ def test_oversized_message_is_not_sent(monkeypatch):
     with pytest.raises(ValueError, match="larger than"):
         dumps(bytes(1001))
     assert MAX_BYTES == 99_999_999
+
+
+def test_message_takes_little_more_memory_than_its_bytes():
+    for hostile in (
+        b"\xdd\x00\x2f\xff\xff" + b"\x80" * 0x2FFFFF,  # three million empty dicts in three megabytes
+        b"\xdd\x7f\xff\xff\xff" * 100,  # lists that announce two billion items each
+        (b"\xdc\x4e\x20" + b"\xc0" * 19_999) * 6,
+    ):
+        tracemalloc.start()
+        with pytest.raises(ValueError):
+            loads(hostile)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 20_000_000
+
+
+@pytest.mark.parametrize("field", ["ret", "lap_time", "native_return"])
+def test_evaluation_result_that_is_not_finite_is_refused(field):
+    episode = make_episode(Start(0, 0.0, 0), 1.5, 3, {"outcome": "lap", "lap_share": math.nan})
+    decode_message(encode_message(EvaluationResult("w", "f", 1, 1, True, episode)))
+    fields = loads(encode_message(EvaluationResult("w", "f", 1, 1, True, episode)))
+    fields["episode"] = fields["episode"] | {field: math.inf}
+    with pytest.raises(MessageError, match="not finite"):
+        decode_message(dumps(fields))
+
+
+@pytest.mark.parametrize("settings", ["no JSON", "[]", "[" * 100_000])
+def test_status_without_settings_is_refused(settings):
+    status = TrainerStatus("s", "g", "f", "{}", 1, {}, {}, None, 0, {}, {}, 0.0, True)
+    fields = loads(encode_message(status)) | {"fingerprint_json": settings}
+    with pytest.raises(MessageError, match="fingerprint_json"):
+        decode_message(dumps(fields))
+
+
+def test_reason_of_a_refusal_is_a_short_line_without_control_characters():
+    fields = loads(encode_message(Heartbeat("w", "f", 3, 1)))
+    for changes in ({"worker": "\x1b[2Jw"}, {"\x1b[2J" + "x" * 10_000: 1}):
+        with pytest.raises(MessageError) as error:
+            decode_message(dumps(fields | changes))
+        assert str(error.value).isprintable() and len(str(error.value)) <= 300

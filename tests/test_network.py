@@ -6,80 +6,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from app.core.errors import UserError
-from app.distributed.launcher import connect_to_workers, make_worker
-from app.distributed.messages import Weights, encode_message, pack_weights
+from app.distributed.local_continuation import continue_locally
+from app.distributed.messages import EvaluationResult, Weights, encode_message, pack_weights
+from app.distributed.remote_evaluator import RemoteEvaluator
 from app.distributed.wire_format import dumps
-from app.envs.env_factory import make_spec
-from app.models.actor import DrivingActor
+from app.evaluation.episodes import Start, make_episode, make_starts
 from tests.helpers.episodes import episode_message, same_steps
 from tests.helpers.make import compose
+from tests.helpers.net import Clock, Net
 from tests.helpers.runs import TINY
-from tests.helpers.wire import Wire
-
-SMALL = (*TINY, "role=trainer", "network.password=a secret", "network.max_steps_ahead=0", "network.model_interval_s=0")
-
-
-class Clock:
-    """Clock that advances only by ``advance`` and by ``time.sleep``."""
-
-    def __init__(self, monkeypatch):
-        self.now = 1000.0
-        for module in ("trainer_interface", "worker"):
-            monkeypatch.setattr(f"app.distributed.{module}.time.monotonic", lambda: self.now)
-        monkeypatch.setattr("time.sleep", self.advance)
-
-    def advance(self, seconds):
-        self.now += seconds
-
-
-class Net:
-    """One trainer and any number of workers on a wire."""
-
-    def __init__(self, monkeypatch, clock):
-        self.wire, self.clock, self.monkeypatch = Wire(), clock, monkeypatch
-        monkeypatch.setattr("app.distributed.trainer_interface.make_endpoint", self.wire.trainer)
-        monkeypatch.setattr("app.distributed.worker.make_endpoint", self.wire.worker)
-        self.config = compose(*SMALL)
-        self.spec = make_spec(self.config.env)
-        self.steps_due = 10
-        self.console = Console(record=True, width=200)
-
-    def trainer(self, *overrides):
-        config = compose(*SMALL, *overrides)
-        demand = SimpleNamespace(step_deficit=lambda: self.steps_due)
-        interface, _ = connect_to_workers(config, make_spec(config.env), demand, self.console, lambda: None)
-        return interface
-
-    def worker(self, *overrides):
-        return make_worker(compose(*SMALL, *overrides), "cpu", self.console, lambda: None)
-
-    def actor(self, seed=0):
-        torch.manual_seed(seed)
-        return DrivingActor(self.spec.observation_space(), self.spec.action_space(), self.config, self.spec)
-
-    def advance(self, trainer, *workers, collect=True):
-        """Let a second pass: everybody sends and does what is due."""
-        self.clock.advance(1.0)
-        for worker in workers:
-            worker.update_actor_weights()
-            worker._keep_in_touch()
-            if collect and worker._may_collect():
-                worker.collect_train_episode()
-                worker.send_and_clear_buffer()
-        trainer.idle()
-
-    def connect(self, trainer, *workers):
-        """Let every worker receive an actor."""
-        trainer.send_model(self.actor())
-        for _ in range(8):
-            self.advance(trainer, *workers, collect=False)
-        assert all(worker._actor_version for worker in workers)
-
-    def text(self):
-        return self.console.export_text(clear=False)
 
 
 @pytest.fixture
@@ -371,13 +308,18 @@ def test_damaged_weights_are_ignored_by_a_worker(net):
     net.connect(trainer, worker)
     good = pack_weights(worker.actor)
     session = worker._session
-    for data in (b"", good[:-9], pickle.dumps(1), pack_weights(torch.nn.Linear(2, 2))):
+    half = pack_weights(
+        torch.nn.ModuleDict({"other": torch.nn.Linear(2, 2), **dict(list(net.actor(1).named_children())[:1])})
+    )
+    infinite = net.actor(1)
+    next(infinite.parameters()).data.fill_(torch.inf)
+    for data in (b"", good[:-9], pickle.dumps(1), half, pack_weights(infinite)):
         net.wire.workers[0].inbox.append(encode_message(Weights(session, worker._digest, 99, data)))
         worker.update_actor_weights()
         assert pack_weights(worker.actor) == good and worker._actor_version != 99
     net.wire.workers[0].inbox.append(pickle.dumps(1))
     worker.update_actor_weights()
-    assert net.text().count("ignored: ") == 5
+    assert net.text().count("ignored: ") == 5  # what is the same is said once
 
 
 def test_hostile_messages_are_ignored_by_the_trainer(net):
@@ -453,3 +395,100 @@ def test_workers_end_with_the_run(net):
     late = net.worker()  # gets the last broadcast of a trainer that is gone
     late.update_actor_weights()
     assert not late._may_collect()
+
+
+def test_trainer_receives_no_more_than_it_may_keep_and_the_rest_comes_later(net):
+    trainer, worker = net.trainer("network.backlog_mb=1"), net.worker()
+    net.steps_due = 10**6
+    net.connect(trainer, worker)
+    net.monkeypatch.setattr("app.distributed.episode_queue._OVERHEAD", 600_000)
+    for _ in range(4):
+        net.advance(trainer, worker)
+    assert len(trainer._episodes) == 1 and worker._episode_number >= 3
+    net.steps_due = 0
+    got = []
+    for _ in range(150):
+        got += drain(trainer)
+        net.advance(trainer, worker, collect=False)
+    assert len(episodes(got)) == worker._episode_number
+
+
+def test_results_that_nobody_asked_for_are_ignored(net):
+    trainer, worker = net.trainer(), net.worker()
+    net.steps_due = 0
+    net.connect(trainer, worker)
+    trainer.request_evaluation(7, {worker.name: (1, 0)})
+    episode = make_episode(Start(0, 0.0, 0), 1.5, 3, {"outcome": "lap", "lap_share": 1.0})
+    for name, number, deterministic in (("other", 7, True), (worker.name, 6, True), (worker.name, 7, False)):
+        net.wire.for_trainer.append(
+            encode_message(EvaluationResult(name, worker._digest, number, 1, deterministic, episode))
+        )
+    for number in (1, 1, 2):
+        net.wire.for_trainer.append(
+            encode_message(EvaluationResult(worker.name, worker._digest, 7, number, True, episode))
+        )
+    net.advance(trainer, worker, collect=False)
+    assert [result.number for result in trainer.results()] == [1]
+
+
+def test_long_episodes_of_a_slow_game_count_as_much_as_short_ones_of_a_fast_one(net):
+    """The first episodes to end are the short ones: an evaluation that stops with them is biased."""
+    trainer, fast, slow = net.trainer(), net.worker(), net.worker()
+    net.steps_due = 0
+    net.connect(trainer, fast, slow)
+    turns = {"count": 0}
+
+    def drive(worker, length):
+        worker.update_actor_weights()
+        if worker._wanted_evaluation() is not None and turns["count"] % length == 0:
+            episode = make_episode(Start(0, 0.0, 0), float(length), length, {"outcome": "lap", "lap_share": 1.0})
+            net.monkeypatch.setattr("app.distributed.worker.run_episodes", lambda *_, **__: [episode])
+            worker._evaluate(worker._wanted_evaluation())
+        worker._keep_in_touch()
+
+    def on_step():
+        turns["count"] += 1
+        net.clock.advance(1.0)
+        drive(fast, 1)
+        drive(slow, 12)
+
+    result = RemoteEvaluator(trainer, on_step).evaluate(net.actor(1), make_starts((), 6, 0.0), make_starts((), 2, 0.0))
+    assert sorted(episode.length for episode in result.deterministic) == [1, 1, 1, 12, 12, 12]
+    assert sorted(episode.length for episode in result.stochastic) == [1, 12]
+
+
+def test_local_run_uses_what_a_run_over_a_network_has_received(net):
+    trainer, worker = net.trainer(), net.worker()
+    net.connect(trainer, worker)
+    sent = []
+    for _ in range(2):
+        worker.collect_train_episode()
+        sent += worker.buffer.memory
+        worker.send_and_clear_buffer()
+    net.steps_due = 0
+    net.advance(trainer, worker)
+    head = trainer.retrieve_buffer().memory
+    local = local_interface(net)
+    assert local.load_state_dict(trainer.state_dict()) and "2 episodes" in net.text()
+    middle = local.retrieve_buffer().memory
+    again = local_interface(net)
+    assert again.load_state_dict(local.state_dict())
+    rest = []
+    while again._received:
+        rest += again.retrieve_buffer().memory
+    assert same_steps(head + middle + rest, sent)
+    assert len(again.retrieve_buffer().memory) > 1  # from here on it collects itself
+
+
+def local_interface(net):
+    config = compose(*TINY)
+    interface, _ = continue_locally(config, net.spec, SimpleNamespace(steps_to_collect=lambda: 5), net.console, None)
+    return interface
+
+
+def test_starting_workers_are_not_asked_for(net):
+    trainer = net.trainer()
+    trainer._starts_workers = True
+    for _ in range(30):
+        net.advance(trainer)
+    assert "Start workers" not in net.text() and "still starting" in net.text()

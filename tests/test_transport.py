@@ -1,4 +1,4 @@
-"""The network process starts, or its error is reported, and no process is left: tlspyo would wait for it for ever."""
+"""The network process starts, or its error is reported, and no process is left."""
 
 import os
 import signal
@@ -9,8 +9,11 @@ import psutil
 import pytest
 
 from app.core.errors import UserError
-from app.distributed import certificates, tlspyo_services, transport
-from app.distributed.transport import WORKERS, free_port, make_endpoint, make_relay
+from app.distributed import certificates, transport
+from app.distributed.client_service import ClientService
+from app.distributed.server_service import ServerService
+from app.distributed.service import WORKERS, drop_dead_peers
+from app.distributed.transport import free_port, make_endpoint, make_relay
 from app.distributed.wire_format import dumps
 
 MAKERS = {"server": make_relay, "client": lambda cfg: make_endpoint(cfg, WORKERS)}
@@ -91,17 +94,17 @@ def test_key_without_a_last_newline_is_loaded(cfg, tmp_path):
 # --- the process -------------------------------------------------------------------------------------------
 
 
-class DeadServer(tlspyo_services.ServerService):
+class DeadServer(ServerService):
     def run(self):
         os._exit(7)
 
 
-class DeadClient(tlspyo_services.ClientService):
+class DeadClient(ClientService):
     def run(self):
         os._exit(7)
 
 
-class MuteClient(tlspyo_services.ClientService):
+class MuteClient(ClientService):
     """Never connects, and cannot be terminated."""
 
     def run(self):
@@ -110,7 +113,7 @@ class MuteClient(tlspyo_services.ClientService):
             signal.pause()
 
 
-class InterruptedServer(tlspyo_services.ServerService):
+class InterruptedServer(ServerService):
     """Receives, before it handles signals, what a terminal sends to a process group; so does its parent."""
 
     def run(self):
@@ -189,7 +192,7 @@ def test_killed_network_process_is_reported_and_can_be_stopped(cfg, side):
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system has no such option")
 def test_dead_peer_is_dropped_after_25_seconds():
     with socket.socket() as connection:
-        tlspyo_services.drop_dead_peers(connection)
+        drop_dead_peers(connection)
         option = connection.getsockopt
         assert option(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 25_000
         assert option(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1

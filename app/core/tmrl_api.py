@@ -10,7 +10,10 @@ import contextlib
 import json
 import logging
 import os
+import platform
+import sys
 import tempfile
+import types
 from pathlib import Path
 
 # tmrl 0.7 reads each of these keys at import; their values are defaults that this program always overrides.
@@ -123,7 +126,26 @@ def _quiet_import():
             root.setLevel(level)
 
 
-with _quiet_import():
+@contextlib.contextmanager
+def _window_stand_in():
+    """Let tmrl be imported on a system for which it has no window code, such as macOS; the game cannot be driven there.
+
+    tmrl imports its interface to the game's window whenever it is imported, and defines it on Windows and Linux only.
+    """
+    if platform.system() in ("Windows", "Linux"):
+        yield
+        return
+    name = "tmrl.custom.tm.utils.window"
+    stand_in = types.ModuleType(name)
+    stand_in.WindowInterface = None
+    sys.modules[name] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules[name]  # so that importing it for the game is the error that it should be
+
+
+with _quiet_import(), _window_stand_in():
     from tmrl.actor import TorchActorModule
     from tmrl.memory import TorchMemory
     from tmrl.networking import Buffer, RolloutWorker, Server, TrainerInterface, iterate_epochs

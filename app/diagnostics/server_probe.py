@@ -9,7 +9,7 @@ from pathlib import Path
 from app.config.schema import NetworkConfig
 from app.diagnostics.check import PROBE_S
 from app.distributed import certificates
-from app.distributed.wire_format import HEADER, dumps, loads
+from app.distributed.wire_format import HEADER, dumps, frame, loads
 
 _MAX_ANSWER_BYTES = 1000  # real answers have about ten
 _MESSAGE_ID = 1  # number of the only message that is sent
@@ -51,10 +51,8 @@ def probe_server(host: str, port: int, password: str | None, tls: ssl.SSLContext
         if password is None:
             return Peer.SERVER
         with contextlib.suppress(OSError):
-            # The greeting is acknowledged, or the server would wait for that when it ends. A message of a client that
-            # has joined no group is also acknowledged if the password is right, and then dropped.
-            connection.sendall(_frame((greeting[0], "ACK", None, None), password))
-            connection.sendall(_frame((_MESSAGE_ID, "NTF", {}, None), password))
+            # A message of a client that has joined no group is acknowledged if the password is right, and dropped.
+            connection.sendall(frame(dumps((_MESSAGE_ID, "NTF", {}, None)), password.encode()))
         return Peer.SERVER if _receive(connection) == (_MESSAGE_ID, "ACK", None) else Peer.OTHER_PASSWORD
 
 
@@ -83,11 +81,6 @@ def _encrypted(connection: socket.socket, tls: ssl.SSLContext) -> ssl.SSLSocket:
 
 def _reason(error: OSError) -> str:
     return getattr(error, "reason", None) or error.strerror or str(error)
-
-
-def _frame(message: tuple, password: str) -> bytes:
-    data = dumps(message)
-    return f"{len(data):<{HEADER}}{password}".encode() + data
 
 
 def _receive(connection: socket.socket) -> tuple | None:

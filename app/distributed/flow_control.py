@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+_MAX_ACCOUNTS = 5_000  # of workers, those that have left included
+
 
 @dataclass
 class _Account:
@@ -27,11 +29,30 @@ class FlowControl:
 
     Args:
         timeout: Time without a message after which a worker counts as disconnected, in s.
+        max_workers: Most workers that are connected at once.
     """
 
-    def __init__(self, timeout: float):
-        self._timeout = timeout
+    def __init__(self, timeout: float, max_workers: int):
+        self._timeout, self._max_workers = timeout, max_workers
         self._accounts: dict[str, _Account] = {}
+
+    def admit(self, worker: str, now: float) -> bool:
+        """Return whether there is room for a worker: it is connected, or too few others are.
+
+        Workers that have left without an episode that counts are forgotten when there are too many.
+        """
+        account = self._accounts.get(worker)
+        if account is not None and self._is_connected(account, now):
+            return True
+        if len(self.connected(now)) >= self._max_workers:
+            return False
+        if account is None and len(self._accounts) >= _MAX_ACCOUNTS:
+            accounts = self._accounts.items()
+            idle = [name for name, one in accounts if one.received == one.saved and not self._is_connected(one, now)]
+            if not idle:
+                return False
+            del self._accounts[min(idle, key=lambda name: self._accounts[name].received > 0)]
+        return True
 
     def register(self, worker: str, actor_version: int, oldest_kept: int, now: float) -> int:
         """Record that a worker has sent a message.
@@ -63,11 +84,7 @@ class FlowControl:
 
     def connected(self, now: float) -> list[str]:
         """Return the workers whose last message is more recent than the timeout."""
-        return [
-            worker
-            for worker, account in self._accounts.items()
-            if account.last_message is not None and now - account.last_message <= self._timeout
-        ]
+        return [worker for worker, account in self._accounts.items() if self._is_connected(account, now)]
 
     def with_actor(self, version: int, now: float) -> list[str]:
         """Return the connected workers that have this version of the actor; 0 means none of this session."""
@@ -94,18 +111,29 @@ class FlowControl:
         """Continue from what ``received`` returned when a checkpoint was made."""
         self._accounts = {worker: _Account(received=number, saved=number) for worker, number in received.items()}
 
+    def _is_connected(self, account: _Account, now: float) -> bool:
+        return account.last_message is not None and now - account.last_message <= self._timeout
 
-def distribute_episodes(wanted: int, done: Mapping[str, int], workers: Sequence[str]) -> dict[str, int]:
-    """Distribute episodes among workers as evenly as possible.
+
+def distribute_episodes(
+    wanted: int, assigned: Mapping[str, int], done: Mapping[str, int], workers: Sequence[str]
+) -> dict[str, int]:
+    """Assign episodes to workers as evenly as possible, once: a fast worker takes none from a slow one.
+
+    Otherwise the episodes that end first would be the ones that count, and the long ones would be missing. Only the
+    episodes that disconnected workers have not finished are assigned again.
 
     Args:
         wanted: Number of episodes in total.
+        assigned: Number of episodes that each worker was assigned before, disconnected ones included.
         done: Number of episodes that each worker has finished, disconnected ones included.
         workers: Workers that can drive more; the first ones take what cannot be distributed evenly.
 
     Returns:
-        Number of episodes that each of the workers should drive in total.
+        Number of episodes that each worker is assigned in total.
     """
-    missing = max(0, wanted - sum(done.values()))
+    under_way = sum(max(0, assigned.get(worker, 0) - done.get(worker, 0)) for worker in workers)
+    missing = max(0, wanted - sum(done.values()) - under_way) if workers else 0
     share, remainder = divmod(missing, max(1, len(workers)))
-    return {worker: done.get(worker, 0) + share + (index < remainder) for index, worker in enumerate(workers)}
+    more = {worker: share + (index < remainder) for index, worker in enumerate(workers)}
+    return {worker: assigned.get(worker, 0) + more.get(worker, 0) for worker in {**assigned, **more}}

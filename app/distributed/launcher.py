@@ -29,6 +29,7 @@ from app.distributed.trainer_interface import NetworkTrainerInterface
 from app.distributed.transport import free_port
 from app.distributed.worker import NetworkWorker
 from app.envs.env_factory import make_env, make_spec
+from app.envs.gym_task import import_task_module
 from app.envs.spec import ObservationSpec
 from app.evaluation.evaluator import Evaluator, LocalEvaluator
 from app.models.actor import DrivingActor
@@ -61,15 +62,19 @@ def run_server(network: NetworkConfig) -> None:
             console, f"Server: listening at {network.bind}:{network.port} ({encryption}). Ctrl-C stops it.", "green"
         )
         try:
-            server.serve(stop.check)
+            server.serve(stop.check, partial(print_line, console))
         except Stopped as stopped:
             print_line(console, f"Server: stopped ({stopped.reason}).")
         finally:
             server.close()
 
 
-def run_worker(config: Config) -> None:
+def run_worker(config: Config, is_child: bool = False) -> None:
     """Run a worker until the trainer has finished, or until Ctrl-C or SIGTERM.
+
+    Args:
+        config: Configuration of the worker.
+        is_child: Whether the trainer has started it, whose summary shall be the last that is printed.
 
     Raises:
         UserError: The trainer has another fingerprint, or the environment cannot continue.
@@ -84,11 +89,14 @@ def run_worker(config: Config) -> None:
         )
         try:
             worker.serve()
-            print_line(console, "Worker: the trainer has finished.", "green")
+            end = "the trainer has finished"
         except Stopped as stopped:
-            print_line(console, f"Worker: stopped ({stopped.reason}).")
+            end = f"stopped ({stopped.reason})"
         finally:
             worker.close()
+        if not is_child:
+            worker.print_timing()
+            print_line(console, f"Worker: {end}.", "green")
 
 
 def make_worker(config: Config, device: str, console: Console, check_stop: Callable[[], None]) -> NetworkWorker:
@@ -102,6 +110,7 @@ def make_worker(config: Config, device: str, console: Console, check_stop: Calla
     """
     seed = secrets.randbits(32)
     torch.manual_seed(seed)
+    import_task_module(config.env)
     spec = make_spec(config.env)
     return NetworkWorker(
         network=config.network,
@@ -117,7 +126,12 @@ def make_worker(config: Config, device: str, console: Console, check_stop: Calla
 
 
 def connect_to_workers(
-    config: Config, spec: ObservationSpec, demand: StepDemand, console: Console, check_stop: Callable[[], None]
+    config: Config,
+    spec: ObservationSpec,
+    demand: StepDemand,
+    console: Console,
+    check_stop: Callable[[], None],
+    starts_workers: bool = False,
 ) -> tuple[RolloutInterface, Evaluator]:
     """Collect steps from workers, and evaluate here unless only they have the game; see ``rollout.Connect``."""
     interface = NetworkTrainerInterface(
@@ -129,6 +143,7 @@ def connect_to_workers(
         steps_due=demand.step_deficit,
         console=console,
         check=check_stop,
+        starts_workers=starts_workers,
     )
     if config.env.real_time:
         return interface, RemoteEvaluator(interface, check_stop)
@@ -154,7 +169,7 @@ def run_all(config: Config, propagate_interrupt: bool) -> float:
         The objective of the run.
 
     Raises:
-        UserError: The run cannot start or continue, or the server or all workers have ended before it.
+        UserError: The run or the game cannot start or continue, or the server or all workers have ended before it.
     """
     network = replace(
         config.network,
@@ -164,21 +179,39 @@ def run_all(config: Config, propagate_interrupt: bool) -> float:
         password=config.network.password or secrets.token_urlsafe(24),
     )
     config = replace(config, network=network)
-    print_line(
-        make_console(), f"role=all: server at {_LOOPBACK}:{network.port}, {config.workers} workers, trainer", "green"
-    )
     server = replace(config, role="server")
     worker = replace(config, role="worker", threads=1, device="cpu")
     trainer = replace(config, role="trainer", threads=config.threads or max(1, usable_cores() - 1))
+    if config.env.real_time and not (config.restart and config.restart.dry_run):
+        _require_game(config)
     with _ChildProcesses(server, worker) as children:
-        objective = train(trainer, connect_to_workers, propagate_interrupt, children.problem)
+
+        def connect(*arguments: Any) -> tuple[RolloutInterface, Evaluator]:
+            # Called when settings, folder and checkpoints have been checked, so that nothing is started in vain.
+            children.start()
+            return connect_to_workers(*arguments, starts_workers=True)
+
+        objective = train(trainer, connect, propagate_interrupt, children.problem)
     if (problem := children.problem()) is not None:
         raise UserError(f"role=all: {problem}, so the run was stopped and saved. The same command resumes it.")
     return objective
 
 
+def _require_game(config: Config) -> None:
+    """Raise unless a worker on this machine could drive the game.
+
+    Raises:
+        UserError: Packages, reward file, plugin or window are missing.
+    """
+    env = make_env(config.env, config.env.train_tracks, config.seed)
+    try:
+        env.find_game()
+    finally:
+        env.close()
+
+
 class _ChildProcesses:
-    """Context manager that starts a server and its workers, and stops them at its end.
+    """Context manager for a server and its workers, which it stops at its end.
 
     If this process is killed, they notice and end by themselves.
 
@@ -191,22 +224,30 @@ class _ChildProcesses:
         self._server = _Child("the server", server)
         self._workers = [_Child(f"worker {number}", worker) for number in range(1, worker.workers + 1)]
         self._problem: str | None = None
-        self._checked = -float("inf")
+        self._started, self._checked = False, -float("inf")
 
     def problem(self) -> str | None:
         """Return why the run cannot continue, if the server or all workers have ended before it; None otherwise."""
         now = time.monotonic()
-        if self._problem is None and now - self._checked >= _CHECK_INTERVAL_S:
+        if self._started and self._problem is None and now - self._checked >= _CHECK_INTERVAL_S:
             self._checked = now
             self._problem = self._find_problem()
         return self._problem
 
+    def start(self) -> None:
+        """Start all processes.
+
+        Raises:
+            UserError: One cannot be started; the others are stopped when the context ends.
+        """
+        network, count = self._server.config.network, len(self._workers)
+        text = f"role=all: server at {network.host}:{network.port}, {count} workers, trainer"
+        print_line(make_console(), text, "green")
+        for child in (self._server, *self._workers):
+            child.start()
+        self._started = True
+
     def __enter__(self) -> "_ChildProcesses":
-        with contextlib.ExitStack() as on_failure:
-            on_failure.callback(self._stop)
-            for child in (self._server, *self._workers):
-                child.start()
-            on_failure.pop_all()
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -240,15 +281,22 @@ class _Child:
     """
 
     def __init__(self, name: str, config: Config) -> None:
-        self._name = name
+        self._name, self.config = name, config
         # Spawned: a fork would share locks and threads of torch with this process.
         context = multiprocessing.get_context("spawn")
         self._error, self._sender = context.Pipe(duplex=False)
         self.process = context.Process(target=_run_child, args=(config, os.getpid(), self._sender), name=name)
 
     def start(self) -> None:
-        """Start the process."""
-        self.process.start()
+        """Start the process.
+
+        Raises:
+            UserError: It cannot be started, or was killed at once.
+        """
+        try:
+            self.process.start()
+        except OSError as error:
+            raise UserError(f"role=all: {self._name} could not be started ({error.strerror or error}).") from None
         self._sender.close()
 
     def is_alive(self) -> bool:
@@ -273,6 +321,7 @@ def _run_child(config: Config, parent: int, error_sender: Connection) -> None:
             devnull = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(devnull))
         try:
-            run_server(config.network) if config.role == "server" else run_worker(config)
+            run_server(config.network) if config.role == "server" else run_worker(config, is_child=True)
         except Exception as error:
-            error_sender.send(format_error(error))
+            with contextlib.suppress(OSError):  # the parent has been killed
+                error_sender.send(format_error(error))

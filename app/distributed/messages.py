@@ -1,34 +1,63 @@
 """Messages between workers and trainer: plain data that is checked before it is used."""
 
+import json
 import math
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+import torch
+from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from app.config.types import BelowOne, Count, Positive
+from app.core.console import printable
 from app.distributed.wire_format import dumps, loads
 from app.evaluation.results import Episode
 from app.replay.row_format import RowFormat, StoredStep
 
 PROTOCOL_VERSION = 2  # to be raised with every change of a message or of the row format
 MAX_ROWS = 100_000  # of one message
+_MAX_FRAME_BYTES = 500_000_000  # of the uncompressed frames of one message
+_MAX_REASON = 300  # characters of the reason why a message is invalid, which may contain what a peer sent
 _COMPRESSION_LEVEL = 1  # of zlib: higher levels cost more time than they save bytes
 _STRICT = ConfigDict(extra="forbid")
 
-Name = Annotated[str, Field(min_length=1, max_length=100)]
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^\P{C}+$")]  # no control characters
 CountPerWorker = dict[Name, Count]
 
 
+def _check_settings(text: str) -> str:
+    """Return settings as JSON that can be read."""
+    try:
+        if isinstance(json.loads(text), dict):
+            return text
+    except RecursionError:
+        pass
+    raise ValueError("it contains no settings")
+
+
+def _check_episode(episode: Episode) -> Episode:
+    """Return an evaluation episode whose numbers can be averaged; the share of the lap may be missing."""
+    numbers = (episode.ret, episode.start, episode.lap_time, episode.native_return, episode.lap_bound)
+    if not all(math.isfinite(number) for number in numbers if number is not None) or math.isinf(episode.lap_share):
+        raise ValueError("it contains a number that is not finite")
+    if episode.length < 1 or not re.fullmatch(r"\w{1,50}", episode.outcome):
+        raise ValueError("it is not the result of an episode")
+    return episode
+
+
 class MessageError(Exception):
-    """A message is invalid; the text says why."""
+    """A message is invalid; the text says why, in a line that a terminal can show."""
+
+    def __init__(self, reason: str):
+        super().__init__(printable(reason)[:_MAX_REASON].rstrip("."))
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -73,7 +102,7 @@ class EpisodeMessage:
     oldest_kept: Positive
     actor_version: Count
     row_count: Annotated[int, Field(ge=2, le=MAX_ROWS)]
-    episode_return: float
+    episode_return: FiniteFloat
     rows: bytes
     frames: bytes
     terminated: bool
@@ -99,7 +128,7 @@ class EvaluationResult:
     evaluation: Count
     number: Positive
     deterministic: bool
-    episode: Episode
+    episode: Annotated[Episode, AfterValidator(_check_episode)]
     kind: Literal["evaluation result"] = "evaluation result"
 
 
@@ -127,7 +156,7 @@ class TrainerStatus:
     session: Name
     generation: Name
     fingerprint: Name
-    fingerprint_json: str
+    fingerprint_json: Annotated[str, AfterValidator(_check_settings)]
     actor_version: Count
     received: CountPerWorker
     saved: CountPerWorker
@@ -240,13 +269,31 @@ def unpack_weights(data: bytes) -> dict[str, Tensor]:
         MessageError: The data is damaged.
     """
     try:
-        return load(data)
+        weights = load(data)
     except (SafetensorError, ValueError, KeyError) as error:
         raise MessageError(f"the weights are damaged: {error}") from None
+    if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
+        raise MessageError("the weights contain a number that is not finite")
+    return weights
+
+
+def load_weights(module: nn.Module, data: bytes) -> None:
+    """Load what was passed to ``pack_weights`` into a module of the same kind.
+
+    Raises:
+        MessageError: The data is damaged or belongs to another model; the module is unchanged.
+    """
+    weights = unpack_weights(data)
+    shapes, expected = ({name: part.shape for name, part in parts.items()} for parts in (weights, module.state_dict()))
+    if shapes != expected:
+        raise MessageError("the weights belong to another model")
+    module.load_state_dict(weights)
 
 
 def _decompress_frames(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
     size = math.prod(shape)
+    if size > _MAX_FRAME_BYTES:
+        raise MessageError(f"{shape[0]} frames of this observation are {size:,} bytes, more than {_MAX_FRAME_BYTES:,}")
     try:
         raw = zlib.decompressobj().decompress(data, size + 1)  # a limit, whatever a peer has compressed
     except zlib.error as error:

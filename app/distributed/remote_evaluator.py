@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from app.distributed.flow_control import distribute_episodes
 from app.distributed.trainer_interface import NetworkTrainerInterface
@@ -35,24 +35,23 @@ class RemoteEvaluator:
             stochastic: Starts of the episodes with sampled actions.
         """
         wanted = {True: len(deterministic), False: len(stochastic)}  # by "deterministic", as below
+        assigned: dict[bool, dict[str, int]] = {True: {}, False: {}}
         self._number += 1
         self._interface.send_model(actor)
         try:
             while True:
                 self._on_step()
-                self._request(wanted)
+                self._assign(wanted, assigned)
                 self._interface.idle()
-                if self._is_complete(wanted):
+                if self._is_complete(wanted, assigned):
                     break
                 time.sleep(_PAUSE_S)
             results = self._interface.results()
         finally:
             self._interface.request_evaluation(0, {})
-        episodes = {
-            deterministic: tuple(one.episode for one in results if one.deterministic is deterministic)[:count]
-            for deterministic, count in wanted.items()
-        }
-        return Evaluation(episodes[True], episodes[False])
+        # Every episode that was begun counts, including those of a worker that was gone for a while.
+        episodes = (tuple(one.episode for one in results if one.deterministic is mode) for mode in (True, False))
+        return Evaluation(*episodes)
 
     def close(self) -> None:
         """Do nothing: the workers belong to the interface."""
@@ -62,14 +61,18 @@ class RemoteEvaluator:
         results = self._interface.results()
         return Counter(one.worker for one in results if one.deterministic is deterministic)
 
-    def _is_complete(self, wanted: dict[bool, int]) -> bool:
-        return all(self._finished(deterministic).total() >= count for deterministic, count in wanted.items())
+    def _is_complete(self, wanted: Mapping[bool, int], assigned: Mapping[bool, Mapping[str, int]]) -> bool:
+        """Return whether there are enough episodes, and no connected worker drives another one."""
+        connected = self._interface.workers()
+        for deterministic, count in wanted.items():
+            done = self._finished(deterministic)
+            if done.total() < count or any(assigned[deterministic].get(one, 0) > done[one] for one in connected):
+                return False
+        return True
 
-    def _request(self, wanted: dict[bool, int]) -> None:
+    def _assign(self, wanted: Mapping[bool, int], assigned: dict[bool, dict[str, int]]) -> None:
         workers = self._interface.workers()
-        quotas = {
-            deterministic: distribute_episodes(count, self._finished(deterministic), workers)
-            for deterministic, count in wanted.items()
-        }
-        episodes = {worker: (quotas[True][worker], quotas[False][worker]) for worker in workers}
+        for mode, count in wanted.items():
+            assigned[mode] = distribute_episodes(count, assigned[mode], self._finished(mode), workers)
+        episodes = {worker: (quota, assigned[False].get(worker, 0)) for worker, quota in assigned[True].items()}
         self._interface.request_evaluation(self._number, episodes)

@@ -26,14 +26,20 @@ class NetworkServer(Server):
         self._relay = make_relay(network)
         self._address = f"{network.bind}:{network.port}"
 
-    def serve(self, check: Callable[[], None]) -> None:
+    def serve(self, check: Callable[[], None], report: Callable[[str], None]) -> None:
         """Serve until ``check`` raises.
+
+        Args:
+            check: Called again and again.
+            report: Receives a line for everybody who connects, leaves or is refused.
 
         Raises:
             UserError: The network process has ended.
         """
         while self._relay.is_alive():
             check()
+            for line in self._relay.receive_all():
+                report(line.decode())
             time.sleep(_CHECK_INTERVAL_S)
         raise UserError(
             f"The network process of the server at {self._address} has ended. Start the server again; workers and "

@@ -2,18 +2,18 @@
 
 import secrets
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-import torch
 from rich.console import Console
 
 from app.config.schema import NetworkConfig
 from app.core.console import print_line
 from app.core.tmrl_api import Buffer, TrainerInterface
+from app.distributed.episode_queue import EpisodeQueue, dropped_episodes
 from app.distributed.flow_control import FlowControl
+from app.distributed.limited_log import LimitedLog
 from app.distributed.messages import (
     EpisodeMessage,
     EvaluationResult,
@@ -26,11 +26,11 @@ from app.distributed.messages import (
     pack_weights,
     unpack_episode,
 )
-from app.distributed.transport import TRAINERS, WORKERS, make_endpoint
+from app.distributed.service import TRAINERS, WORKERS
+from app.distributed.transport import make_endpoint
 from app.models.actor import DrivingActor
-from app.replay.row_format import RowFormat, StoredStep
+from app.replay.row_format import RowFormat
 from app.runs.fingerprint import fingerprint_digest
-from app.training.rollout import MAX_STEPS_PER_BUFFER
 
 _STATUS_INTERVAL_S = 0.5
 _RECEIVE_INTERVAL_S = 0.05
@@ -55,6 +55,7 @@ class NetworkTrainerInterface(TrainerInterface):
             than enough.
         console: Console for messages about workers.
         check: Called while there is nothing to do; may raise to end the run.
+        starts_workers: Whether this command starts the workers itself.
     """
 
     def __init__(
@@ -67,24 +68,23 @@ class NetworkTrainerInterface(TrainerInterface):
         steps_due: Callable[[], int],
         console: Console,
         check: Callable[[], None],
+        starts_workers: bool = False,
     ):
         # Not tmrl's constructor: its endpoint would unpickle what it receives.
         self._endpoint = make_endpoint(network, TRAINERS)
         self._network, self._row_format, self._real_time = network, row_format, real_time
         self._deterministic_share = deterministic_share
-        self._steps_due, self._console, self._check = steps_due, console, check
+        self._steps_due, self._console, self._check, self._starts_workers = steps_due, console, check, starts_workers
         self._fingerprint, self._digest = fingerprint, fingerprint_digest(fingerprint)
         self._session, self._generation = secrets.token_hex(8), secrets.token_hex(8)
-        self._flow = FlowControl(network.timeout_s)
-        self._queue: deque[EpisodeMessage] = deque()  # episodes that are not completely in the replay
-        self._rows: deque[StoredStep] = deque()  # steps of the first of them that are not in the replay
-        self._last_episode = (0.0, 0)  # return and steps of the newest training episode
+        self._flow = FlowControl(network.timeout_s, network.max_workers)
+        self._episodes = EpisodeQueue(row_format)
         self._weights: bytes | None = None  # of the newest actor
         self._actor_version = 0
         self._evaluation: tuple[int, Mapping[str, tuple[int, int]]] = (0, {})  # number, episodes for each worker
         self._results: list[EvaluationResult] = []
         self._workers: set[str] = set()  # that were connected when the last status was sent
-        self._refusals: set[str] = set()  # that were reported
+        self._refusals = LimitedLog(lambda line: print_line(console, line, "red"))
         self._status_sent = self._asked = self._weights_sent = -float("inf")
         self._last_contact = time.monotonic()  # with any worker
         self._workers_missing = False
@@ -95,15 +95,7 @@ class NetworkTrainerInterface(TrainerInterface):
     def retrieve_buffer(self) -> Buffer:
         """Return some steps of an episode, its reset included; empty if there are none."""
         self.idle()
-        if not self._rows and self._queue:
-            episode = self._queue[0]
-            self._rows.extend(unpack_episode(episode, self._row_format))
-            self._last_episode = episode.episode_return, episode.row_count - 1
-        buffer = Buffer()
-        buffer.memory = [self._rows.popleft() for _ in range(min(MAX_STEPS_PER_BUFFER, len(self._rows)))]
-        buffer.stat_train_return, buffer.stat_train_steps = self._last_episode
-        if buffer.memory and not self._rows:
-            self._queue.popleft()
+        buffer = self._episodes.take()
         if not buffer.memory:
             self._check()
             time.sleep(_IDLE_PAUSE_S)
@@ -163,18 +155,15 @@ class NetworkTrainerInterface(TrainerInterface):
     def begin_episode(self) -> None:
         """Drop all steps that were collected for a replay that was cleared; the new generation tells workers to."""
         self._generation = secrets.token_hex(8)
-        self._rows.clear()
-        self._queue.clear()
+        self._episodes.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain numbers: which episodes have arrived, and those that are not in the replay yet."""
         self._saving = self._flow.received()
-        pending = [torch.from_numpy(np.frombuffer(encode_message(one), np.uint8).copy()) for one in self._queue]
         return {
             "life": self._generation,  # the name in checkpoints of earlier versions, which must stay readable
             "received": self._saving,
-            "pending": pending,
-            "rows_left": len(self._rows),
+            **self._episodes.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
@@ -187,19 +176,10 @@ class NetworkTrainerInterface(TrainerInterface):
             return False
         self._generation = state["life"]
         self._flow.load(state["received"])
-        self._rows.clear()
         try:
-            self._queue = deque(decode_message(packed.numpy().tobytes()) for packed in state["pending"])
-            if left := state["rows_left"]:
-                self._rows.extend(unpack_episode(self._queue[0], self._row_format)[-left:])
+            self._episodes.load_state_dict(state)
         except MessageError:
-            self._queue.clear()
-            print_line(
-                self._console,
-                "The checkpoint was written by another version of this program. Episodes in it that had not reached "
-                f"the replay yet ({len(state['pending'])}) cannot be read and are dropped.",
-                "yellow",
-            )
+            print_line(self._console, dropped_episodes(state), "yellow")
             return False
         return True
 
@@ -226,21 +206,37 @@ class NetworkTrainerInterface(TrainerInterface):
             if not isinstance(message, (Heartbeat, EpisodeMessage, EvaluationResult)):
                 raise MessageError(f"workers do not send a message of kind {message.kind}")
         except MessageError as error:
-            self._report_refusal(f"A message was ignored: {error}.")
+            self._refusals.add_once(f"A message was ignored: {error}.")
             return
         if message.fingerprint != self._digest:
-            self._report_refusal(
+            self._refusals.add_once(
                 f"Worker {message.worker} was refused: it has another environment, observation or model. Its own "
                 "console names the differences."
             )
         elif isinstance(message, EvaluationResult):
-            if message not in self._results:
-                self._results.append(message)
+            self._add_result(message)
         else:
             self._register(message, now)
 
+    def _add_result(self, result: EvaluationResult) -> None:
+        """Keep the result of an episode that was asked for; what comes twice counts once."""
+        number, episodes = self._evaluation
+        deterministic, stochastic = episodes.get(result.worker, (0, 0))
+        known = [other for other in self.results() if other.worker == result.worker]
+        missing = (deterministic if result.deterministic else stochastic) - sum(
+            other.deterministic is result.deterministic for other in known
+        )
+        if result.evaluation == number and missing > 0 and result.number not in {other.number for other in known}:
+            self._results.append(result)
+
     def _register(self, message: Heartbeat | EpisodeMessage, now: float) -> None:
         worker = message.worker
+        if not self._flow.admit(worker, now):
+            self._refusals.add_once(
+                f"Worker {worker} was refused: network.max_workers = {self._network.max_workers} others are connected. "
+                "It is accepted as soon as one of them has gone."
+            )
+            return
         if lost := self._flow.register(worker, message.actor_version, message.oldest_kept, now):
             print_line(
                 self._console, f"{lost} episodes of worker {worker} are newer than the checkpoint and lost.", "yellow"
@@ -249,18 +245,15 @@ class NetworkTrainerInterface(TrainerInterface):
             self._queue_episode(message)
 
     def _queue_episode(self, episode: EpisodeMessage) -> None:
+        if not self._episodes.fits(episode, self._network.backlog_mb * 1_000_000):
+            return  # it counts as not received, and the worker sends it again
         try:
             unpack_episode(episode, self._row_format)  # an invalid episode must not count as received
         except MessageError as error:
-            self._report_refusal(f"An episode of worker {episode.worker} was ignored: {error}.")
+            self._refusals.add_once(f"An episode of worker {episode.worker} was ignored: {error}.")
             return
         if self._flow.accept_episode(episode.worker, episode.number):
-            self._queue.append(episode)
-
-    def _report_refusal(self, text: str) -> None:
-        if text not in self._refusals:
-            self._refusals.add(text)
-            print_line(self._console, text, "red")
+            self._episodes.append(episode)
 
     # --- messages to workers ----------------------------------------------------------------------------------------
 
@@ -294,8 +287,8 @@ class NetworkTrainerInterface(TrainerInterface):
         """Return how many steps each worker may collect beyond those that have arrived; None for no limit."""
         if self._real_time:
             return None
-        pending = sum(episode.row_count - 1 for episode in self._queue)
-        return self._flow.steps_per_worker(self._steps_due() + int(self._network.max_steps_ahead) - pending, now)
+        ahead = self._steps_due() + int(self._network.max_steps_ahead) - self._episodes.steps
+        return self._flow.steps_per_worker(ahead, now)
 
     def _weights_needed(self, now: float) -> bool:
         """Return whether a worker has joined since the last broadcast, or one that must evaluate lacks the weights."""
@@ -321,11 +314,12 @@ class NetworkTrainerInterface(TrainerInterface):
         self._last_contact = now if workers else self._last_contact
         missing = now - self._last_contact > self._network.timeout_s
         if missing and not self._workers_missing:
-            print_line(
-                self._console,
-                "No worker is connected. Start workers with role=worker; if they run, check that the server at "
+            hint = (
+                "Those of this command are still starting, or cannot reach its server."
+                if self._starts_workers
+                else "Start workers with role=worker; if they run, check that the server at "
                 f"{self._network.host}:{self._network.port} runs, and that network.password and the certificates are "
-                "the same everywhere. Waiting.",
-                "yellow",
+                "the same everywhere."
             )
+            print_line(self._console, f"No worker is connected. {hint} Waiting.", "yellow")
         self._workers_missing = missing

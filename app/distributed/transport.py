@@ -1,13 +1,12 @@
 """Server and client of the network as processes of their own, controlled over a loopback connection.
 
-They take the place of tlspyo's ``Relay`` and ``Endpoint``, whose constructors wait for their process to connect even
-when it has ended, and which deserialise with pickle by default. What they send is the same.
+They take the place of tlspyo's ``Relay`` and ``Endpoint``, which wait for ever for a process that does not start,
+deserialise with pickle, authenticate one side only, and keep whatever a peer sends or does not read.
 """
 
 import contextlib
 import multiprocessing
 import os
-import queue
 import selectors
 import socket
 import threading
@@ -15,51 +14,85 @@ import time
 from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 from app.config.schema import NetworkConfig
 from app.core.errors import UserError
 from app.core.processes import block_signals_in_children
 from app.distributed import certificates
-from app.distributed.tlspyo_services import ClientService, ServerService, ServiceSettings
-from app.distributed.wire_format import HEADER, dumps, loads
+from app.distributed.client_service import ClientService
+from app.distributed.server_service import ServerService
+from app.distributed.service import LOOPBACK, ServiceSettings
+from app.distributed.wire_format import FrameReader, dumps, frame, loads
 
-TRAINERS, WORKERS = "trainers", "workers"  # tmrl's groups
-_LOOPBACK = "127.0.0.1"
 _POLL_INTERVAL_S = 0.5
 _START_TIMEOUT_S = 120  # a busy machine may take long to start a process
+_STOP_TIMEOUT_S = 15.0  # until a process that was told to stop is killed
 _READ_SIZE = 1 << 20  # bytes
+_MAX_UNREAD = 64_000_000  # bytes of received messages, from which on no more are read from the network process
+
+
+class _Inbox:
+    """Messages that a thread has received and this program has not taken yet."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._messages: list[bytes] = []
+        self._size, self._closed = 0, False
+
+    def put(self, message: bytes) -> None:
+        """Add a message, as soon as there is room; a closed inbox drops it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._size < _MAX_UNREAD or self._closed)
+            if not self._closed:
+                self._messages.append(message)
+                self._size += len(message)
+
+    def take_all(self) -> list[bytes]:
+        """Return and remove all messages, oldest first."""
+        with self._changed:
+            messages, self._messages, self._size = self._messages, [], 0
+            self._changed.notify_all()
+        return messages
+
+    def close(self) -> None:
+        """Drop what is added from now on, so that the thread that adds it never waits."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
 
 class NetworkProcess:
-    """Process that runs a service of tlspyo, and the loopback connection to it.
+    """Process that runs a service, and the loopback connection to it, whose messages a thread receives.
 
     Args:
         make_service: Returns the service for a local port, to which its process connects.
-
-    Attributes:
-        stop_message: Message that tells the service to stop.
 
     Raises:
         UserError: The process does not start, or does not connect in time.
     """
 
-    stop_message: tuple[Any, ...]
-
     def __init__(self, make_service: Callable[[int], ServerService | ClientService]) -> None:
         self._stop_lock, self._stopped = threading.Lock(), True  # nothing to stop before the start
         try:
-            with socket.create_server((_LOOPBACK, 0)) as listener:
+            with socket.create_server((LOOPBACK, 0)) as listener:
                 service = make_service(listener.getsockname()[1])
                 self._process = multiprocessing.get_context("spawn").Process(target=service.run)
                 self._connection = _start(self._process, listener)
         except OSError as error:  # no port, or no memory for a process
             raise _not_started(error.strerror or str(error)) from None
+        self._inbox = _Inbox()
+        arguments = (self._connection, self._inbox)  # not self, which could never be deleted then
+        self._reader = threading.Thread(target=_read_messages, args=arguments, daemon=True)
+        self._reader.start()
         self._stopped = False
 
     def is_alive(self) -> bool:
         """Return whether the process runs."""
         return self._process.is_alive()
+
+    def receive_all(self) -> list[bytes]:
+        """Return all messages received since the last call, oldest first."""
+        return self._inbox.take_all()
 
     def stop(self) -> None:
         """Tell the process to stop, and wait until it has ended; it sends what is left first."""
@@ -77,39 +110,25 @@ class NetworkProcess:
         self.stop()
 
     def _shut_down(self) -> None:
+        self._inbox.close()
         with contextlib.suppress(OSError):  # the process has ended already
-            self._connection.sendall(_frame(self.stop_message))
+            self._connection.sendall(_local_frame("STOP"))
+        self._process.join(_STOP_TIMEOUT_S)
+        self._process.kill()  # no effect on one that has ended
         self._process.join()
         self._connection.close()
+        self._reader.join()
 
 
 class Relay(NetworkProcess):
-    """Server of the network."""
-
-    stop_message = "STOP", None
+    """Server of the network; it receives lines for the log: who has connected, and who was refused."""
 
 
 class Endpoint(NetworkProcess):
-    """Member of a group of the server; messages are received in the background.
-
-    Args:
-        make_service: See ``NetworkProcess``.
-
-    Raises:
-        UserError: The process does not start, or does not connect in time.
-    """
-
-    stop_message = "STOP", None, b""
-
-    def __init__(self, make_service: Callable[[int], ClientService]) -> None:
-        super().__init__(make_service)
-        self._received: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        arguments = (self._connection, self._received)  # not self, which could never be deleted then
-        self._reader = threading.Thread(target=_read_messages, args=arguments, daemon=True)
-        self._reader.start()
+    """Member of a group of the server."""
 
     def produce(self, message: bytes, group: str) -> None:
-        """Send a message that one member of the group receives, when it asks for it with ``notify``."""
+        """Send a message to the trainer, which receives it when it asks for it with ``notify``."""
         self._send("OBJ", {group: 1}, message)
 
     def broadcast(self, message: bytes, group: str) -> None:
@@ -117,34 +136,18 @@ class Endpoint(NetworkProcess):
         self._send("OBJ", {group: -1}, message)
 
     def notify(self, groups: Mapping[str, int]) -> None:
-        """Ask for messages that were produced for groups.
-
-        Args:
-            groups: Number of messages for each group; -1 for all.
-        """
+        """Ask for messages that were produced for a group: as many as may be sent at once, with -1."""
         self._send("NTF", dict(groups), b"")
-
-    def receive_all(self) -> list[bytes]:
-        """Return all messages received since the last call, oldest first."""
-        messages = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                messages.append(self._received.get_nowait())
-        return messages
 
     def _send(self, command: str, destination: Mapping[str, int], body: bytes) -> None:
         try:
-            self._connection.sendall(_frame((command, destination, body)))
+            self._connection.sendall(_local_frame(command, destination, body))
         except OSError:
             self._process.join(_POLL_INTERVAL_S)
             raise UserError(
                 f"The network process of this program has ended (exit code {self._process.exitcode}), so nothing can "
                 "be sent any more. Give the same command again."
             ) from None
-
-    def _shut_down(self) -> None:
-        super()._shut_down()
-        self._reader.join()
 
 
 def make_relay(network: NetworkConfig) -> Relay:
@@ -156,11 +159,8 @@ def make_relay(network: NetworkConfig) -> Relay:
     """
     make_settings = _settings_factory(network, network.bind, certificates.SERVER)
     _check_port(network)
-    groups = {
-        TRAINERS: {"max_count": 1, "max_consumables": None},
-        WORKERS: {"max_count": network.max_workers, "max_consumables": None},
-    }
-    return Relay(lambda local_port: ServerService(make_settings(local_port), groups))
+    backlog = network.backlog_mb * 1_000_000
+    return Relay(lambda local_port: ServerService(make_settings(local_port), network.max_workers, backlog))
 
 
 def make_endpoint(network: NetworkConfig, group: str) -> Endpoint:
@@ -176,7 +176,7 @@ def make_endpoint(network: NetworkConfig, group: str) -> Endpoint:
 def free_port() -> int:
     """Return a port of the loopback interface that is free at the moment."""
     with socket.socket() as probe:
-        probe.bind((_LOOPBACK, 0))
+        probe.bind((LOOPBACK, 0))
         return probe.getsockname()[1]
 
 
@@ -218,23 +218,19 @@ def _start(process: BaseProcess, listener: socket.socket) -> socket.socket:
         raise
 
 
-def _read_messages(connection: socket.socket, received: "queue.SimpleQueue[bytes]") -> None:
-    """Put the messages that a client process forwards into a queue, until it closes the connection."""
-    buffer = bytearray()
+def _read_messages(connection: socket.socket, inbox: _Inbox) -> None:
+    """Put the messages that a network process forwards into an inbox, until it closes the connection."""
+    reader = FrameReader()
     with contextlib.suppress(OSError):
         while data := connection.recv(_READ_SIZE):
-            buffer += data
-            while len(buffer) >= HEADER and len(buffer) >= (end := HEADER + int(buffer[:HEADER])):
-                _, command, body = loads(bytes(buffer[HEADER:end]))
-                del buffer[:end]
-                if command == "OBJ":
-                    received.put(body if isinstance(body, bytes) else b"")  # anything else is unreadable, like b""
+            for message in reader.feed(data):
+                _, _, body = loads(message)
+                inbox.put(body if isinstance(body, bytes) else b"")  # anything else is unreadable, like b""
 
 
-def _frame(message: tuple[Any, ...]) -> bytes:
-    """Return a message as tlspyo's local protocol expects it: length, then content."""
-    data = dumps(message)
-    return f"{len(data):<{HEADER}}".encode() + data
+def _local_frame(command: str, destination: Mapping[str, int] | None = None, body: bytes = b"") -> bytes:
+    """Return a command for a network process."""
+    return frame(dumps((command, destination, body)))
 
 
 def _check_port(network: NetworkConfig) -> None:

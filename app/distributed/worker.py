@@ -16,6 +16,7 @@ from rich.console import Console
 from app.config.schema import NetworkConfig
 from app.core.console import print_line
 from app.core.tmrl_api import RolloutWorker, TorchActorModule
+from app.distributed.limited_log import LimitedLog
 from app.distributed.messages import (
     EpisodeMessage,
     EvaluationResult,
@@ -25,10 +26,11 @@ from app.distributed.messages import (
     Weights,
     decode_message,
     encode_message,
+    load_weights,
     pack_episode,
-    unpack_weights,
 )
-from app.distributed.transport import TRAINERS, WORKERS, make_endpoint
+from app.distributed.service import TRAINERS, WORKERS
+from app.distributed.transport import make_endpoint
 from app.envs.spec import ObservationSpec
 from app.evaluation.episodes import Start, run_episodes
 from app.replay.row_format import RowFormat, SampleCompressor
@@ -38,7 +40,7 @@ from app.training.rollout import is_deterministic_episode
 _HEARTBEAT_INTERVAL_S = 1.0
 _RARE_HEARTBEAT_INTERVAL_S = 10.0  # while no trainer answers, because the server stores all heartbeats
 _RARE_HEARTBEAT_SHARE = 0.5  # of the timeout, at most: the trainer takes a rarer heartbeat for none
-_RESEND_INTERVAL_S = 5.0  # until an episode that has not arrived is sent again; doubled after each time
+_RESEND_INTERVAL_S, _MAX_RESEND_INTERVAL_S = 5.0, 60.0  # until an episode is sent again; doubled after each time
 _PAUSE_S = 0.02
 _REPORT_INTERVAL_S = 10.0
 
@@ -57,7 +59,7 @@ class _SentEpisode:
     message: EpisodeMessage
     size: int
     sent: float
-    resend_after: float = _RESEND_INTERVAL_S
+    resend_after: float
 
 
 class NetworkWorker(RolloutWorker):
@@ -99,6 +101,7 @@ class NetworkWorker(RolloutWorker):
         self._endpoint = make_endpoint(network, WORKERS)
         self._network, self._row_format, self._real_time = network, RowFormat.of(spec), real_time
         self._console, self._check = console, check
+        self._refusals = LimitedLog(lambda line: print_line(console, line, "red"))
         self._fingerprint, self._digest = fingerprint, fingerprint_digest(fingerprint)
         self._inbox: list[TrainerStatus | Weights] = []  # received during an episode, the newest of each kind
         self._status: TrainerStatus | None = None
@@ -153,7 +156,8 @@ class NetworkWorker(RolloutWorker):
             **pack_episode(buffer.memory, self._row_format),
         )
         buffer.clear()
-        self._unsaved.append(_SentEpisode(message, len(message.rows) + len(message.frames), time.monotonic()))
+        size = len(message.rows) + len(message.frames)
+        self._unsaved.append(_SentEpisode(message, size, time.monotonic(), _RESEND_INTERVAL_S))
         self._send(message)
         self._episodes += 1
         self._steps += message.row_count - 1
@@ -173,19 +177,23 @@ class NetworkWorker(RolloutWorker):
                 continue
             if message.session != self._session:  # the trainer was started again; its records count, not ours
                 self._session, self._actor_version, self._status, newest = message.session, 0, None, None
+                self._resend_soon()
             if isinstance(message, Weights):
                 newest = message
             else:
                 self._apply_status(message)
         return int(newest is not None and self._load_weights(newest))
 
-    def close(self) -> None:
-        """Close the environment and the connection."""
+    def print_timing(self) -> None:
+        """Print how a real-time environment has kept time."""
         if self._real_time:
             timing = self.env.timing
             print_line(
                 self._console, f"Durations of the steps:\n{timing.format_histogram()}\n  {timing.format_summary()}"
             )
+
+    def close(self) -> None:
+        """Close the environment and the connection."""
         self.env.close()
         self._endpoint.stop()
 
@@ -199,10 +207,12 @@ class NetworkWorker(RolloutWorker):
                 if not isinstance(message, (TrainerStatus, Weights)):
                     raise MessageError(f"trainers do not send a message of kind {message.kind}")
             except MessageError as error:
-                print_line(self._console, f"A message from {self._network.host} was ignored: {error}.", "red")
+                self._refusals.add_once(f"A message from {self._network.host} was ignored: {error}.")
                 continue
             self._inbox = [*(other for other in self._inbox if other.kind != message.kind), message]
             if message.fingerprint == self._digest:
+                if self._trainer_missing:
+                    self._resend_soon()
                 self._last_contact, self._trainer_missing = time.monotonic(), False
 
     def _has_our_fingerprint(self, message: TrainerStatus | Weights) -> bool:
@@ -229,9 +239,9 @@ class NetworkWorker(RolloutWorker):
     def _load_weights(self, weights: Weights) -> bool:
         """Load the weights into the actor; return whether they fit."""
         try:
-            self.actor.load_state_dict(unpack_weights(weights.data))
-        except (MessageError, RuntimeError) as error:
-            print_line(self._console, f"Weights were ignored: {str(error).splitlines()[0]}", "red")
+            load_weights(self.actor, weights.data)
+        except MessageError as error:
+            self._refusals.add_once(f"Weights were ignored: {error}.")
             return False
         self._actor_version = weights.actor_version
         return True
@@ -260,8 +270,14 @@ class NetworkWorker(RolloutWorker):
         now = time.monotonic()
         for episode in self._unsaved:
             if episode.message.number > received and now - episode.sent >= episode.resend_after:
-                episode.sent, episode.resend_after = now, 2 * episode.resend_after
+                episode.sent = now
+                episode.resend_after = min(2 * episode.resend_after, _MAX_RESEND_INTERVAL_S)
                 self._send(episode.message)
+
+    def _resend_soon(self) -> None:
+        """Wait no longer than at first until an episode is sent again: the trainer is back."""
+        for episode in self._unsaved:
+            episode.resend_after = _RESEND_INTERVAL_S
 
     def _resend_results(self, received: int) -> None:
         if received < len(self._results) and time.monotonic() - self._results_sent >= _RESEND_INTERVAL_S:

@@ -1,4 +1,4 @@
-"""Server without a network: endpoints in one process that forward messages as tlspyo's server does, byte for byte."""
+"""Server without a network: endpoints in one process that forward messages as the server does, byte for byte."""
 
 
 class Wire:

@@ -112,6 +112,14 @@ class TrackmaniaEnv(gymnasium.Env):
             info["lap_share"], info["lap_time"] = 1.0, self._steps * self._config.step_s
         return obs, float(reward), outcome == "stalled", outcome in ("lap", "timeout"), info
 
+    def find_game(self) -> None:
+        """Look for the game, which the first reset connects to.
+
+        Raises:
+            EnvError: If it cannot be reached.
+        """
+        self._interface.find_game()
+
     def close(self) -> None:
         """Release the car's controls and disconnect from the game."""
         self._running = False

@@ -60,6 +60,15 @@ class ImageLidarInterface(TM2020Interface):
         self._lidar = Lidar(self._screenshot())
         self.initialized = True
 
+    def find_game(self) -> None:
+        """Look for the plugin and the window, without keeping a connection.
+
+        Raises:
+            EnvError: If one of them is missing.
+        """
+        OpenPlanetClient(self._config.openplanet).close()
+        find_window(self._config.game_window.title)
+
     def reset_common(self) -> None:
         """Respawn, and wait until the game shows it."""
         if not self.initialized:

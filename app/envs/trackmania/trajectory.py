@@ -49,7 +49,10 @@ def load_trajectory(file: str) -> np.ndarray:
             problem = f"is larger than {_MAX_BYTES:,} bytes, which no trajectory is"
         else:
             with path.open("rb") as pickled:
-                points = np.asarray(_ArrayUnpickler(pickled).load(), np.float64)
+                loaded = np.asarray(_ArrayUnpickler(pickled).load())
+            if np.iscomplexobj(loaded):  # NumPy would drop a part of each number
+                raise ValueError("its numbers are complex")
+            points = loaded.astype(np.float64)
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
     except Exception as error:  # a damaged pickle may raise anything

@@ -1,0 +1,42 @@
+"""role=all: nothing is started before it is known that the run can start."""
+
+import multiprocessing
+
+import pytest
+
+from app.core.errors import UserError
+from app.distributed import launcher
+from tests.helpers.make import compose
+from tests.helpers.runs import TINY
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Names of the child processes that were started."""
+    names = []
+    monkeypatch.setattr(launcher._Child, "start", lambda self: names.append(self._name))
+    return names
+
+
+def test_run_that_cannot_start_starts_no_process(started, tmp_path):
+    config = compose(*TINY, "role=all", f"runs_dir={tmp_path}", "training.init_from=/nowhere")
+    with pytest.raises(UserError, match="training.init_from"):
+        launcher.run_all(config, propagate_interrupt=False)
+    assert started == []
+
+
+def test_missing_game_is_found_before_anything_is_started_or_written(started, tmp_path):
+    game = ("env=trackmania", "role=all", "workers=1", "env.reward_file=/nowhere/reward.pkl")
+    with pytest.raises(UserError, match="trackmania|reward_file"):
+        launcher.run_all(compose(*game, f"runs_dir={tmp_path}/runs"), propagate_interrupt=False)
+    assert started == [] and not (tmp_path / "runs").exists()
+
+
+def test_child_whose_parent_was_killed_ends_without_a_traceback(monkeypatch):
+    """Its error cannot be reported any more: the other end of the pipe is closed."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    receiver.close()
+    for name in ("os.setpgrp", "terminate_with_parent"):
+        monkeypatch.setattr(f"app.distributed.launcher.{name}", lambda *_: None)
+    monkeypatch.setattr(launcher, "run_server", lambda _: 1 / 0)
+    launcher._run_child(compose(*TINY, "role=server", "network.password=a password"), 0, sender)
