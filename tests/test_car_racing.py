@@ -1,6 +1,7 @@
 """CarRacing: its tracks and physics, and the observation, reward and episode ends of the simulator."""
 
 import json
+import sys
 
 import gymnasium
 import numpy as np
@@ -9,7 +10,7 @@ from gymnasium.envs.box2d import car_racing
 
 from app.distributed.messages import EvaluationResult, decode_message, encode_message
 from app.envs.driving.car_racing import CarRacingGame
-from app.envs.env_factory import make_env
+from app.envs.env_factory import EnvError, make_env
 from app.evaluation import evaluator as evaluation
 from app.evaluation.episodes import make_starts
 from app.models.actor import DrivingActor
@@ -204,3 +205,11 @@ def test_run_on_car_racing_finishes_and_reports_its_score(tmp_path):
     summary = json.loads((tmp_path / "road" / "summary.json").read_text())
     assert summary["stop_reason"] == "finished" and "native_return_det" in summary
     assert (tmp_path / "road" / "videos" / "best.mp4").stat().st_size > 5_000
+
+
+def test_missing_package_of_the_game_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "app.envs.driving.car_racing", None)  # its import fails
+    with pytest.raises(
+        EnvError, match=r"^env = car_racing: a package of the game cannot be imported .* or use env=sim.$"
+    ):
+        make_env(compose("env=car_racing").env, (1,), 0)

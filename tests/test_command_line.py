@@ -59,6 +59,12 @@ def test_home_folder_is_expanded_and_a_name_of_digits_stays_a_text(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("USERPROFILE", "/home/me")
     assert as_meant(["runs_dir=~/runs", "seed=1", "~agent"]) == ["runs_dir=/home/me/runs", "seed=1", "~agent"]
+    assert as_meant(["training.init_from='~/a b'", "x=[~,c~/d]"]) == [
+        "training.init_from='/home/me/a b'",
+        "x=[/home/me,c~/d]",
+    ]
+    assert as_meant(["runs_dir=~/a,~/b", "a=~b"]) == ["runs_dir=/home/me/a,/home/me/b", "a=~b"]
+    assert as_meant(["network.password=~/secret"]) == ["network.password=~/secret"]
     words = as_meant(["run_name=2026_09_30", "+network.password=12345678", "run_name=mine"])
     assert words == ["run_name='2026_09_30'", "+network.password='12345678'", "run_name=mine"]
     assert load(raw(words[0])).run_name == "2026_09_30"

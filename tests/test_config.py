@@ -6,8 +6,10 @@ import pickle
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -15,10 +17,13 @@ from omegaconf import OmegaConf
 
 from app.config import rules, schema, schema_commands, schema_env
 from app.config.describe import known_keys
-from app.config.load import ConfigError, load
+from app.config.load import ConfigError, load, unknown_key
 from app.config.renamed_keys import RENAMED_KEYS, renaming
+from app.config.run_names import name_job
 from app.config.schema import Config
 from app.core.tmrl_api import TorchTrainingOffline
+from app.models.backbone import Backbone
+from app.reporting.run_commands import next_commands
 from tests.helpers.make import CONF, OPTIONS, raw, with_requirements
 
 ROOT = CONF.parent
@@ -148,6 +153,7 @@ def test_configuration_is_frozen(compose):
 
 # --- wrong values ----------------------------------------------------------------------------------------
 
+GYM = ("model=mlp", "env=gym")
 WRONG = [
     (["agent.gamma=1.2"], "agent.gamma = 1.2: must be a number at least 0 and less than 1"),
     (["agent.gamma=null"], "agent.gamma = null: must be a number at least 0 and less than 1"),
@@ -177,7 +183,9 @@ WRONG = [
     (["env.train_tracks=[]"], "env.train_tracks = []: must be a list of 1 or more integers"),
     (["env.eval_tracks=[7,7]"], "env.eval_tracks = [7, 7]: must not name a value twice"),
     (["model=droq", "env=gym"], "model = droq: needs the images or the lidar of a simulated car"),
-    (["model=mlp", "env=gym", "env.id=a/b"], "env.name = a/b: must be at most 100 letters, digits"),
+    (["model=mlp", "env=gym", "env.name=a/b"], "env.name = a/b: must be at most 100 letters, digits"),
+    ([*GYM, "env.kwargs={1:2}"], "env.kwargs = {1: 2}: must be a mapping of names to finite numbers, texts, true"),
+    (["norm=batch", "replay.batch_size=1"], "norm = batch: has nothing to average over with replay.batch_size = 1"),
     (["device=gpu"], "device = gpu: must be auto, cpu, cuda or cuda:N"),
     (["run_name=../x"], "run_name = ../x: must be at most 100 letters"),
     (["seed=-1"], "seed = -1: must be an integer at least 0"),
@@ -203,9 +211,50 @@ def test_all_problems_are_reported_together(compose):
     assert len(caught.value.problems) == 3  # actor.log_std_min only repeats log_std_min
 
 
+def test_truth_values_are_no_numbers(compose):
+    wrong = {
+        "agent.lr_actor": "true", "agent.n_step": "true", "agent.betas_critic": "[false, 0.9]", "log_std_min": "true",
+        "env.top_speed": "false", "env.return_range": "[false, 500]", "backbone.stages.0.stride": "true",
+    }  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        compose("env=car_racing", *(f"{key}={value}" for key, value in wrong.items()))
+    found = [problem.partition(": must be ")[0] for problem in caught.value.problems]
+    assert sorted(found) == sorted(f"{key} = {value}" for key, value in wrong.items())
+
+
 def test_config_error_can_be_pickled():
     error = pickle.loads(pickle.dumps(ConfigError(["one", "two"])))
     assert error.problems == ("one", "two") and "  one\n  two" in str(error)
+
+
+def test_batch_norm_takes_whatever_has_more_than_one_value(compose):
+    config = compose("norm=batch")
+    one = dataclasses.replace(config, replay=dataclasses.replace(config.replay, batch_size=1))
+    large = dataclasses.replace(one, env=dataclasses.replace(one.env, image_size=17))
+    blind = dataclasses.replace(one, env=dataclasses.replace(one.env, images=False))
+    group = dataclasses.replace(one, norm=dataclasses.replace(one.norm, kind="group"))
+    assert [len(rules.problems(each)) for each in (config, one, large, blind, group)] == [0, 1, 0, 0, 0]
+    backbone = Backbone(one.backbone, one.norm, 4, 8)
+    backbone(torch.zeros(1, 4, 17, 17))
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        backbone(torch.zeros(1, 4, 16, 16))
+
+
+def test_arguments_of_a_task_are_plain_data_of_any_depth(compose):
+    config = compose(*GYM, "env.kwargs={goal:[1,{x:true}],name:a}", "+env.kwargs.more=null")
+    assert config.env.kwargs == {"goal": [1, {"x": True}], "name": "a", "more": None}
+    assert isinstance(hash(config), int)  # validation keeps runs in a dict
+    assert unknown_key("env.kwargs.g", Config).endswith("A new name in env.kwargs takes a plus: +env.kwargs.g=...")
+
+
+def test_task_of_a_module_has_a_run_name(compose):
+    config = compose(*GYM, "env.id=my_tasks:Reach-v0")
+    for spelling in ("env.id=my_tasks:Reach-v0", r"env.id=my_tasks\:Reach-v0"):  # the second in a multirun
+        assert name_job(config, raw(*GYM), [*GYM, spelling]) == config.run_name
+    assert config.run_name == "mlp-my_tasks-Reach-v0-seed0"
+    commands = [command.line for command in next_commands(Path("runs/mine"), config, has_policy=True)]
+    assert commands[0] == "python app/evaluate.py run=runs/mine env_module=my_tasks"
+    assert "'env.id=\"my_tasks:Reach-v0\"'" in commands[-1]
 
 
 def test_unwise_values_are_warned_about(compose):
@@ -254,8 +303,8 @@ def test_factors_of_a_renamed_key_are_named():
         ("dropout=0.1", "dropout: there is no such key. Did you mean encoder.dropout or critic.dropout?"),
         ("env.id=Pendulum-v1", "env.id: there is no such key. It exists only in another option of env."),
         ("norm=grup", "norm = grup: must be one of batch, group, layer, none. Did you mean norm=group?"),
-        ("agent=3", "The command line was: agent=3"),
-        ("seed=[1", "Error when parsing"),
+        ("agent=3", "agent = 3: must be one of droq, sac."),
+        ("seed=[1", "seed=[1: cannot be read. Quotes and brackets come in pairs"),
         ("run_name=a=b", "takes quotes within quotes: 'run_name=\"a=b\"'"),
     ],
 )

@@ -10,11 +10,18 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser  # private, but the parser that Hydra itself uses
 
+from app.config.key_effects import SECRET_KEYS
+from app.core.errors import shortened
+
 _PROJECT = "trackmania-droq"
 _NAME_KEYS = ("run_name", "study", "network.password", "hydra.sweeper.study_name", "lab.name")  # always a text
 _NUMBER = re.compile(r"[+-]?[\d_]+(\.[\d_]*)?([eE][+-]?\d+)?")  # Hydra would read it as one: 2026_09_30 as 20260930
+_HOME = re.compile(r"""(?:^|(?<=[,\['"]))~(?=[/,\]'"]|$)""")  # at the beginning of a path, or of one in a list
 _CONDITIONS_KEY = "where"
 _CONDITION = r"""[\w.]+[=:](?:\[[^\[\]'"]*\]|[^,\[\]'"]*)"""  # key and value, which may be a list
+_SECRET = re.compile(f"(?:{'|'.join(re.escape(key) for key in SECRET_KEYS)})".replace(r"\.", "[._-]"))
+_SECRET_VALUE = re.compile(rf"{_SECRET.pattern}\s*=\s*((\S+).*)", re.DOTALL)  # it may contain spaces, or end at one
+_SHORTEST_SECRET = 4  # characters; a shorter one would take parts of other words with it
 _PATH_KEYS = ("run", "study")  # a bare path is meant for one of them
 
 
@@ -35,8 +42,9 @@ def as_meant(words: Sequence[str]) -> list[str]:
 
 def _as_meant(word: str) -> str:
     key, equals, value = word.partition("=")
-    if equals and (value == "~" or value.startswith("~/")):
-        return f"{key}={os.path.expanduser(value)}"
+    if equals and key.lstrip("+") not in _NAME_KEYS:
+        value = _HOME.sub(lambda _: os.path.expanduser("~"), value)
+        word = f"{key}={value}"
     if key.lstrip("+") in _NAME_KEYS and _NUMBER.fullmatch(value):
         return f"{key}='{value}'"
     if key == _CONDITIONS_KEY:
@@ -50,6 +58,20 @@ def _quoted_conditions(value: str) -> str:
     if not re.fullmatch(rf"{_CONDITION}(,{_CONDITION})*", inner):
         return value
     return "[" + ",".join(f'"{condition}"' for condition in re.findall(_CONDITION, inner)) + "]"
+
+
+def hide_secrets(text: str, words: Sequence[str]) -> str:
+    """Return a message without the secrets that the command line contains, however they are written there."""
+    secrets = set()
+    for index, word in enumerate(words):
+        if _SECRET.fullmatch(word.strip("+~-=")):
+            secrets |= {part.lstrip("=") for part in words[index + 1 : index + 3]}
+        if value := _SECRET_VALUE.search(word):
+            secrets |= {text.strip("'\"") for text in value.groups()}
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, "...")
+    return text
 
 
 def misspelling(words: Sequence[str], keys: Callable[[], Sequence[str]]) -> str | None:
@@ -74,7 +96,7 @@ def misspelling(words: Sequence[str], keys: Callable[[], Sequence[str]]) -> str 
             return f"{whole}: is cut at its spaces. Write it without them, or in quotes: {_quoted(whole)}"
         is_cut_off = word.endswith("=") and following and "=" not in following[0]  # alone, it sets an empty text
         if "=" not in word or word.startswith("=") or is_cut_off:
-            if not word.startswith("~"):
+            if not word.startswith("~") or word == "~":
                 return _as_override(word, earlier, following, keys())
     return None
 
@@ -111,7 +133,7 @@ def _without_dashes(option: str, words: Sequence[str]) -> str:
 
 def _as_override(word: str, earlier: Sequence[str], following: Sequence[str], keys: Sequence[str]) -> str:
     """Return the sentence for a word without a key or without a value."""
-    if word.endswith("=") or (following and following[0].startswith("=")):
+    if not word.startswith("=") and following and (word.endswith("=") or following[0].startswith("=")):
         count = 2 if following[0] == "=" else 1
         begin = "".join([word, *following[:count]])
         rest = _with_rest(begin, following[count:]).removeprefix(begin)
@@ -129,7 +151,7 @@ def _as_override(word: str, earlier: Sequence[str], following: Sequence[str], ke
     spellings = {name: f"{name}=..." for name in keys} | {option: forms[0] for option, forms in options.items()}
     close = difflib.get_close_matches(word, spellings, n=1)
     meant = f" Did you mean {spellings[close[0]]}?" if close else ""
-    return f"{word}: is no setting. Settings are written as key=value, such as seed=1.{meant}"
+    return f"{shortened(word) or repr(word)}: is no setting. Settings are written as key=value, such as seed=1.{meant}"
 
 
 def _options(keys: Sequence[str]) -> dict[str, list[str]]:

@@ -5,6 +5,8 @@ import types
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from pydantic.fields import FieldInfo
+
 _SINGULARS = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
 _PLURALS = {bool: "true or false values", int: "integers", float: "numbers", str: "strings"}
 _BOUNDS = {
@@ -20,7 +22,7 @@ def _split(annotation: Any) -> tuple[Any, dict[str, Any]]:
     bounds: dict[str, Any] = {}
     while get_origin(annotation) is Annotated:
         annotation, *extras = get_args(annotation)
-        for field in extras:
+        for field in (extra for extra in extras if isinstance(extra, FieldInfo)):
             bounds |= {"description": field.description} if field.description else {}
             for item in field.metadata:
                 names = [name for name in (*_BOUNDS, "min_length") if hasattr(item, name)]
@@ -95,6 +97,8 @@ def locate(schema: Any, loc: Sequence[str | int]) -> tuple[str, Any]:
                 break
             annotation = item
         elif get_origin(bare) is dict:
+            if loc[index + 1 : index + 2] == ("[key]",):  # of pydantic, for a wrong name
+                break
             annotation = get_args(bare)[1]
         else:
             annotation = _fields(bare).get(str(step))
@@ -112,12 +116,13 @@ def _present(annotation: Any) -> Any:
 
 def tags(annotation: Any) -> list[str]:
     """Return the values of ``kind`` by which the members of a tagged union differ."""
-    return [kind for member in _members(annotation) for kind in _kind(member)]
+    kinds = [_kind(member) for member in _members(annotation)]
+    return [kind for of_member in kinds for kind in of_member] if sum(map(bool, kinds)) > 1 else []
 
 
 def allows_truth_values(annotation: Any) -> bool:
     """Return whether true and false are values of a type."""
-    return any(_split(member)[0] is bool for member in _members(annotation))
+    return any(_split(member)[0] in (bool, Any) for member in _members(annotation))
 
 
 def names(annotation: Any) -> list[str]:
@@ -141,3 +146,11 @@ def known_keys(schema: Any, prefix: str = "") -> Iterator[str]:
         yield prefix + name
         for member in _members(annotation):
             yield from known_keys(_split(member)[0], f"{prefix}{name}.")
+
+
+def mapping_keys(schema: Any, prefix: str = "") -> Iterator[str]:
+    """Yield every dotted key of the schema whose value is a mapping with names of its own."""
+    for name, annotation in _fields(schema).items():
+        for member in _members(annotation):
+            bare, _ = _split(member)
+            yield from [prefix + name] if get_origin(bare) is dict else mapping_keys(bare, f"{prefix}{name}.")

@@ -4,6 +4,8 @@
 EVALUATION_ONLY = ("env.eval_tracks", "env.return_range")
 MACHINE_ONLY = ("env.reward_file", "env.openplanet.host", "env.openplanet.port", "env.openplanet.timeout_s")
 
+SECRET_KEYS = ("network.password",)  # whose values are neither shown nor recorded
+
 EPOCHS = "training.epochs"  # more of it continues a run
 INIT_FROM = "training.init_from"  # a place, and the beginning of what is learned
 

@@ -10,11 +10,12 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from app.config import rules
-from app.config.describe import allowed, allows_truth_values, known_keys, locate, names, tags
+from app.config.describe import allowed, allows_truth_values, known_keys, locate, mapping_keys, names, tags
+from app.config.key_effects import SECRET_KEYS
 from app.config.renamed_keys import renaming
 from app.config.run_paths import missing_value
 from app.config.schema import Config
-from app.core.errors import UserError
+from app.core.errors import UserError, shortened
 
 ADDED_GROUP = "restart"  # not in the defaults list, so it is chosen with a plus
 
@@ -90,23 +91,27 @@ def validate(cfg: DictConfig, schema: type[Schema]) -> Schema:
         values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError([_sentence(error)]) from None
-    if found := list(_truth_values(values, schema, ())):
-        raise ConfigError(found)
+    if wrong := dict(_truth_values(values, schema)):
+        raise ConfigError(_without_copies({key: _refused(key, cfg, allowed(wrong[key])) for key in wrong}, cfg))
     try:
         return TypeAdapter(schema).validate_python(values)
     except ValidationError as error:
         raise ConfigError(_problems(error, cfg, schema)) from None
 
 
-def _truth_values(value: Any, schema: type, place: tuple[str, ...]) -> Iterator[str]:
-    """Yield a sentence for every true or false where a number belongs; pydantic would take it as 1 or 0."""
+def _truth_values(value: Any, schema: type, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield key and type of every true or false where a number belongs; pydantic would take it as 1 or 0."""
     if isinstance(value, dict):
+        tag = [kind for kind in tags(locate(schema, place)[1]) if kind == value.get("kind")]
         for key, item in value.items():
-            yield from _truth_values(item, schema, (*place, str(key)))
+            yield from _truth_values(item, schema, (*place, *tag, str(key)))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _truth_values(item, schema, (*place, index))
     elif isinstance(value, bool):
         key, annotation = locate(schema, place)
         if annotation is not None and not allows_truth_values(annotation):
-            yield f"{key} = {_as_yaml(value)}: must be {allowed(annotation)}."
+            yield key, annotation
 
 
 def _checked(config: RunSchema, problems: Callable[[Config], list[str]]) -> RunSchema:
@@ -121,6 +126,8 @@ def suggest_key(key: str, schema: type) -> str:
     section, _, name = key.rpartition(".")
     if key in keys:
         return f"It exists only in another option of {section}."
+    if section in mapping_keys(schema):
+        return f"A new name in {section} takes a plus: +{key}=..."
     siblings = [known for known in keys if known.rpartition(".")[0] == section]
     names = {known: known.rpartition(".")[2] for known in keys}
     close = (
@@ -161,7 +168,7 @@ def _sentence(error: OmegaConfBaseException) -> str:
 
 
 def _problems(error: ValidationError, cfg: DictConfig, schema: type) -> list[str]:
-    """Return one sentence per key; a key that only repeats a wrong one through an interpolation is left out."""
+    """Return one sentence per key."""
     found: dict[str, str] = {}
     for item in error.errors(include_url=False):
         key, annotation = locate(schema, item["loc"])
@@ -174,9 +181,18 @@ def _problems(error: ValidationError, cfg: DictConfig, schema: type) -> list[str
         if item["type"] == "missing" and OmegaConf.select(cfg, key) is None:
             found[key] = f"{key}: has no value. Set it to {values}."
         else:
-            value = _as_yaml(OmegaConf.select(cfg, key))
-            advice = _ADVICE.get(key) or _meant(key, value, annotation)
-            found[key] = f"{key} = {value}: must be {values}. {advice}".rstrip()
+            advice = _ADVICE.get(key) or _meant(key, _as_yaml(OmegaConf.select(cfg, key)), annotation)
+            found[key] = f"{_refused(key, cfg, values)} {advice}".rstrip()
+    return _without_copies(found, cfg)
+
+
+def _refused(key: str, cfg: DictConfig, values: str) -> str:
+    value = "..." if key in SECRET_KEYS else shortened(_as_yaml(OmegaConf.select(cfg, key)))
+    return f"{key} = {value}: must be {values}."
+
+
+def _without_copies(found: dict[str, str], cfg: DictConfig) -> list[str]:
+    """Return the sentences without those of keys that only repeat a wrong one through an interpolation."""
     return [text for key, text in found.items() if _source(cfg, key) not in found]
 
 
@@ -190,6 +206,8 @@ def _as_yaml(value: Any) -> str:
     """Return a value as YAML spells it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if OmegaConf.is_list(value):
+        return f"[{', '.join(map(_as_yaml, value))}]"
     return str(value)
 
 

@@ -18,6 +18,9 @@ RENAMED_KEYS: dict[str, str] = {
 # Added key: the value with which the program does what it did before the key existed.
 ADDED_KEYS: dict[str, float | None] = {"agent.deterministic_share": 0.0, "training.demonstrations": None}
 
+# The same for keys that only one kind of environment has, by that kind.
+ADDED_KEYS_OF_ENV: dict[str, dict[str, None]] = {"gym": {"env.kwargs": None}}
+
 # Removed key: reason and what to do.
 REMOVED_KEYS: dict[str, str] = {
     "onnx": "the ONNX file is the exported actor itself, so it is always written. Leave the key out.",

@@ -52,6 +52,21 @@ def _norm_groups(config: Config) -> list[str]:
     ]
 
 
+def _batch_norm(config: Config) -> list[str]:
+    """In training, batch norm needs more than one value of a channel: several images, or a map of several pixels."""
+    has_images = config.env.images and config.model.name != "mlp"
+    if not has_images or config.norm.kind != "batch" or config.replay.batch_size > 1:
+        return []
+    halvings = 1 + sum(stage.stride == 2 for stage in config.backbone.stages)
+    if math.ceil(config.env.image_size / 2**halvings) > 1:
+        return []
+    return [
+        "norm = batch: has nothing to average over with replay.batch_size = 1, because "
+        f"backbone={config.backbone.name} shrinks images of {config.env.image_size} pixels to one. "
+        "Use replay.batch_size=2 or more, or norm=group."
+    ]
+
+
 def _attention_heads(config: Config) -> list[str]:
     heads, width = config.encoder.heads, config.encoder.stream_dim
     if width % heads == 0:
@@ -202,8 +217,8 @@ def _real_time(config: Config) -> list[str]:
 
 
 _RULES_OF_A_RUN = (
-    _log_std, _model_needs, _norm_groups, _attention_heads, _film_widths, _replay_size, _no_repeats, _return_range,
-    _value_support, _weights, _health_limits,
+    _log_std, _model_needs, _norm_groups, _batch_norm, _attention_heads, _film_widths, _replay_size, _no_repeats,
+    _return_range, _value_support, _weights, _health_limits,
 )  # fmt: skip
 _RULES_OF_A_START = (_password, _unencrypted, _real_time)
 

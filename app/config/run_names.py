@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from app.config.key_effects import is_part_of_name
 from app.config.schema import Config
+from app.config.task_id import task_name
 from app.config.types import LONGEST_NAME
 
 _HASH_DIGITS = 10
@@ -72,8 +73,8 @@ def _overrides_in_name(config: Config, cfg: DictConfig) -> set[str]:
     """Return the overrides that the run name already shows through its interpolations."""
     run_name = OmegaConf.to_container(cfg, resolve=False)["run_name"]
     env = [f"env={config.env.name}"]
-    if config.env.kind == "gym" and config.env.name == config.env.id:
-        env = ["env=gym", f"env.id={config.env.id}"]
+    if config.env.kind == "gym" and config.env.name == task_name(config.env.id):
+        env = ["env=gym", f"env.id={config.env.id}", f"env.id={config.env.id}".replace(":", r"\:")]  # of a job: escaped
     parts = {"model.name": [f"model={config.model.name}"], "env.name": env, "seed": [f"seed={config.seed}"]}
     return {override for part, shown in parts.items() if f"${{{part}}}" in run_name for override in shown}
 

@@ -40,6 +40,7 @@ class ValidateConfig:
     bootstrap: Annotated[int, Field(ge=1000, le=1_000_000)]  # resamples
     confidence: Annotated[float, Field(ge=0.5, le=0.999)]
     device: Device
+    env_module: str | None  # module that registers the task of the run; null: none is imported
 
 
 @dataclass(frozen=True, config=FROZEN)
@@ -58,6 +59,7 @@ class ExportConfig:
     license: License | None  # null: not stated
     bootstrap: Annotated[int, Field(ge=1000, le=1_000_000)]  # resamples of the card's intervals
     confidence: Annotated[float, Field(ge=0.5, le=0.999)]
+    env_module: str | None  # module that registers the task of the run; null: none is imported
 
 
 @dataclass(frozen=True, config=FROZEN)
@@ -76,6 +78,7 @@ class EvaluateConfig:
     seed: Seed
     video: bool
     video_size: Annotated[int, Field(ge=64, le=2048)]
+    env_module: str | None  # module that registers the task of the run; null: none is imported
 
 
 @dataclass(frozen=True, config=FROZEN)
@@ -88,6 +91,7 @@ class PostMortemConfig:
     video: bool
     video_size: Annotated[int, Field(ge=64, le=2048)]
     threads: Count
+    env_module: str | None  # module that registers the task of the run; null: none is imported
 
 
 @dataclass(frozen=True, config=FROZEN)

@@ -1,11 +1,12 @@
 """The section ``env`` of the configuration: one dataclass for every kind of environment."""
 
+from dataclasses import field
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from app.config.types import FROZEN, Count, Host, Name, NonNegative, Port, Positive, PositiveFloat
+from app.config.types import FROZEN, Arguments, Count, Host, Name, NonNegative, Port, Positive, PositiveFloat
 
 # Return of an episode without any progress and of a perfect one; null: unknown, so there is no health score.
 ReturnRange = tuple[float, float] | None
@@ -125,8 +126,9 @@ class GymConfig:
 
     kind: Literal["gym"]
     name: Name
-    id: str
-    max_steps: Positive | None  # null: the task's own limit
+    id: Annotated[str, Field(min_length=1, description="the id of a Gymnasium task, such as Pendulum-v1")]
+    kwargs: Arguments | None = field(hash=False)  # of the task
+    max_steps: Positive | None  # of an episode; null: the task's own limit
     return_range: ReturnRange
 
     # no car, no tracks

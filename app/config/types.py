@@ -1,8 +1,9 @@
 """Types of values with bounds, shared by the sections of the configuration."""
 
-from typing import Annotated
+import math
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 FROZEN = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -37,3 +38,39 @@ StudyName = Annotated[  # also that of a config group
 ]
 
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")]
+
+
+_DEEPEST = 10  # levels of lists and mappings in an argument
+
+
+def _require_plain(value: Any, depth: int = 0) -> Any:
+    """Return a value that consists of finite numbers, texts, truth values and null, in lists and mappings.
+
+    Raises:
+        ValueError: It holds something else.
+    """
+    if depth > _DEEPEST:
+        raise ValueError("nested too deeply")
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError("a name is no text")
+        for item in value.values():
+            _require_plain(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _require_plain(item, depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number is not finite")
+    elif not (value is None or isinstance(value, (str, int, float))):
+        raise ValueError(f"a value is of the type {type(value).__name__}")
+    return value
+
+
+Arguments = Annotated[
+    dict[Any, Any],
+    Field(
+        min_length=1,
+        description="a mapping of names to finite numbers, texts, true, false, null, and lists and mappings of them",
+    ),
+    AfterValidator(_require_plain),
+]

@@ -186,8 +186,10 @@ def _cores(config: Config) -> Finding:
 
 def _environment(config: Config) -> Finding:
     from app.envs.env_factory import make_env, make_spec
+    from app.envs.gym_task import import_task_module
 
     env_config = config.env
+    import_task_module(env_config)
     spec = make_spec(env_config)
     message = f"an observation of {env_config.name} has {spec.float_dim} numbers"
     if spec.image_shape is not None:

@@ -31,9 +31,7 @@ def make_env(config: EnvConfig, tracks: Sequence[int], seed: int, render_size: i
         case SimConfig():
             return SimEnv(config, tracks, seed, render_size)
         case CarRacingConfig():
-            from app.envs.driving.car_racing import CarRacingEnv  # loads Box2D and pygame, which only this one needs
-
-            return CarRacingEnv(config, tracks, seed)
+            return _make_car_racing_env(config, tracks, seed)
         case GymConfig():
             return GymEnv(config, seed)
         case TrackmaniaConfig():
@@ -57,6 +55,17 @@ def make_spec(config: EnvConfig) -> ObservationSpec:
     env = GymEnv(config, seed=0)
     env.close()
     return env.observation_spec
+
+
+def _make_car_racing_env(config: CarRacingConfig, tracks: Sequence[int], seed: int) -> gymnasium.Env:
+    try:
+        from app.envs.driving.car_racing import CarRacingEnv  # loads Box2D and pygame, which only this one needs
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+        raise EnvError(
+            f"env = {config.name}: a package of the game cannot be imported ({' '.join(str(error).split())}). Install "
+            'it with python -m pip install -c constraints.txt "gymnasium[box2d]", or use env=sim.'
+        ) from error
+    return CarRacingEnv(config, tracks, seed)
 
 
 def _make_trackmania_env(config: TrackmaniaConfig) -> gymnasium.Env:

@@ -1,36 +1,42 @@
 """Environment of any Gymnasium task with Box observations and Box actions."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
-from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box
 
 from app.config.schema_env import GymConfig
+from app.core.errors import error_with_place
+from app.envs.gym_task import open_task
 from app.envs.rng_state import pack_rng, unpack_rng
 from app.envs.spec import EnvError, ObservationSpec
+
+_LARGEST = float(np.finfo(np.float32).max)  # reward that the replay can hold
+# Keys of an info that this program reads: a task may use these words for something else.
+_OWN_INFO = frozenset({"lap_share", "lap_time", "lap_bound", "native_return", "outcome"})
 
 
 class GymEnv(gymnasium.Env):
     """Flattens the task's observation to a float32 vector and rescales actions from [-1, 1].
 
+    What the task returns is checked when it arrives: a NaN would otherwise be found in the networks, much later.
+
     Args:
-        config: Name of the task, and the longest episode.
+        config: Id and arguments of the task, and the longest episode.
         seed: Seed of the first reset that is not given a seed of its own.
 
     Attributes:
         observation_spec: The observation contract: sensors only, no images, no window.
 
     Raises:
-        EnvError: If there is no such task, or its spaces are not supported.
+        EnvError: If there is no such task, or it is not supported. ``reset`` and ``step`` raise it, too, if the task
+            fails, or returns something else than the observation, reward and info of a task.
     """
 
     def __init__(self, config: GymConfig, seed: int) -> None:
-        self._task = _open_task(config)
-        if problem := _space_problem(self._task):
-            self._task.close()
-            raise EnvError(f"env.id = {config.id}: {problem}.")
+        self._id = config.id
+        self._task = open_task(config)
         self._task_action_space: Box = self._task.action_space
         self._low = self._task_action_space.low.ravel().astype(np.float64)
         self._span = self._task_action_space.high.ravel().astype(np.float64) - self._low
@@ -67,10 +73,15 @@ class GymEnv(gymnasium.Env):
         """
         if seed is None:
             seed, self._next_seed = self._next_seed, None
+        if seed is None and not self._has_packable_rng():
+            seed = _following_seed(self._episode_start)
         self._episode_start = pack_rng(self._task.unwrapped.np_random) if seed is None else seed
         self._episode_actions = []
-        vector, info = self._task.reset(seed=seed, options=options)
-        return _to_observation(vector), info
+        try:
+            vector, info = self._task.reset(seed=seed, options=options)
+        except Exception as error:
+            self._refuse(f"reset fails with {error_with_place(error)}", error)
+        return self._to_observation(vector), self._to_info(info)
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Take one step.
@@ -79,14 +90,19 @@ class GymEnv(gymnasium.Env):
             action: ``(action_dim,)`` in [-1, 1]; values outside are clipped.
 
         Returns:
-            Observation, reward, terminated, truncated and the task's info, which at the end of an episode also has
-            ``outcome``: "terminated" or "timeout".
+            Observation, reward, terminated, truncated and the task's info. It lacks the keys that mean something to
+            this program, but for ``outcome`` at the end of an episode: "terminated" or "timeout".
         """
         self._episode_actions.append(np.array(action, np.float32))
-        vector, reward, terminated, truncated, info = self._task.step(self.to_task_action(action))
+        try:
+            vector, reward, terminated, truncated, info = self._task.step(self.to_task_action(action))
+            terminated, truncated = bool(terminated), bool(truncated)
+        except Exception as error:
+            self._refuse(f"step fails with {error_with_place(error)}", error)
+        info = self._to_info(info)
         if terminated or truncated:
-            info = {**info, "outcome": "terminated" if terminated else "timeout"}
-        return _to_observation(vector), float(reward), bool(terminated), bool(truncated), info
+            info["outcome"] = "terminated" if terminated else "timeout"
+        return self._to_observation(vector), self._to_reward(reward), terminated, truncated, info
 
     def get_state(self) -> dict[str, Any]:
         """Return the start of the running episode and its actions ``(steps, action_dim)`` float32.
@@ -138,38 +154,46 @@ class GymEnv(gymnasium.Env):
         """Close the task."""
         self._task.close()
 
+    def _to_observation(self, vector: Any) -> dict[str, np.ndarray]:
+        try:
+            floats = np.array(vector, np.float32).ravel()
+        except (TypeError, ValueError) as error:
+            self._refuse(f"its observation holds something else than numbers ({type(vector).__name__})", error)
+        if floats.size != self.observation_spec.sensors:
+            expected = self._task.observation_space.shape
+            self._refuse(f"its observation has the shape {np.shape(vector)}, and its space says {expected}")
+        if not np.isfinite(floats).all():
+            index = int(np.flatnonzero(~np.isfinite(floats))[0])
+            self._refuse(f"component {index} of its observation is {floats[index]} as float32")
+        return {"floats": floats}
 
-def _to_observation(vector: np.ndarray) -> dict[str, np.ndarray]:
-    return {"floats": np.array(vector, np.float32).ravel()}
+    def _to_reward(self, reward: Any) -> float:
+        try:
+            number = np.asarray(reward, np.float64).item()
+        except (TypeError, ValueError) as error:
+            self._refuse(f"its reward is no single number ({type(reward).__name__})", error)
+        if not -_LARGEST <= number <= _LARGEST:  # NaN included
+            self._refuse(f"its reward is {number}")
+        return number
+
+    def _to_info(self, info: Any) -> dict[str, Any]:
+        if not isinstance(info, dict):
+            self._refuse(f"its info is no dict ({type(info).__name__})")
+        return {key: value for key, value in info.items() if key not in _OWN_INFO}
+
+    def _refuse(self, problem: str, cause: Exception | None = None) -> NoReturn:
+        """Raise an EnvError with the task and the step."""
+        steps = len(self._episode_actions)
+        place = f"at step {steps} of an episode" if steps else "at the start of an episode"
+        raise EnvError(f"env.id = {self._id}: {place}, {problem}. Correct the task.") from cause
+
+    def _has_packable_rng(self) -> bool:
+        """Return whether the state of the task's generator can be kept; that of a ``RandomState`` cannot."""
+        generator = getattr(self._task.unwrapped, "np_random", None)
+        return isinstance(getattr(generator, "bit_generator", None), np.random.PCG64)
 
 
-def _open_task(config: GymConfig) -> gymnasium.Env:
-    try:
-        creator = gymnasium.spec(config.id).entry_point
-        if isinstance(creator, str):
-            creator = load_env_creator(creator)
-        # a task that cannot render may refuse the argument render_mode
-        can_render = "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ())
-        return gymnasium.make(
-            config.id,
-            max_episode_steps=config.max_steps,
-            disable_env_checker=True,  # it takes time in every step, and the spaces are checked below
-            **({"render_mode": "rgb_array"} if can_render else {}),
-        )
-    except (gymnasium.error.Error, ImportError) as error:
-        raise EnvError(
-            f"env.id = {config.id}: {str(error).rstrip('.')}. "
-            "Use an installed Gymnasium task with Box observations and actions, such as Pendulum-v1."
-        ) from error
-
-
-def _space_problem(task: gymnasium.Env) -> str | None:
-    """Return why the task's spaces are not supported, or None if they are."""
-    observations, actions = task.observation_space, task.action_space
-    if not isinstance(observations, Box):
-        return f"its observation space is {observations}; only a Box is supported"
-    if not (isinstance(actions, Box) and np.issubdtype(actions.dtype, np.floating)):
-        return f"its action space is {actions}; only a Box of floats is supported"
-    if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
-        return f"its action space is {actions}; only a Box with finite bounds is supported"
-    return None
+def _following_seed(start: np.ndarray | int) -> int:
+    """Return the seed of the episode after one, given the seed or the packed generator that this one began with."""
+    entropy = start.view(np.uint64).tolist() if isinstance(start, np.ndarray) else start
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
