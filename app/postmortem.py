@@ -24,9 +24,11 @@ from app.config.cli import as_user_errors, run  # noqa: E402
 def main(cfg: DictConfig) -> None:
     """Validate the configuration, and write the page."""
     from app.config.load import validate
+    from app.config.run_paths import require_run
     from app.config.schema_commands import PostMortemConfig
 
     config = validate(cfg, PostMortemConfig)
+    require_run("run", config.run)  # before PyTorch is imported
 
     from app.ablation.run_post_mortem import run_post_mortem
 

@@ -24,9 +24,11 @@ from app.config.cli import as_user_errors, run  # noqa: E402
 def main(cfg: DictConfig) -> None:
     """Validate the configuration, drive the laps, and write the page."""
     from app.config.load import validate
+    from app.config.run_paths import require_run
     from app.config.schema_commands import ReplayViewerConfig
 
     config = validate(cfg, ReplayViewerConfig)
+    require_run("run", config.run)  # before PyTorch is imported
 
     from app.viewer.view_run import view_run
 

@@ -32,7 +32,7 @@ from app.training.stop import INTERRUPTED, TERMINATED, StopKind, Stopped, StopRe
 from tests.helpers.make import compose, make_agent
 
 ROOT = Path(__file__).resolve().parents[1]
-SMOKE = ("training=smoke", "env=sim_lidar", "logger=quiet", "threads=1")
+SMOKE = ("training=smoke", "env=sim_lidar", "env.max_steps=60", "logger=quiet", "threads=1")
 
 
 def make_loop(*overrides, safe_point=lambda loop: None):
@@ -172,7 +172,7 @@ def test_same_seed_gives_the_same_run(tmp_path):
 
 
 def test_run_folder_is_complete_and_its_config_loads_again(tmp_path):
-    config = compose("training=smoke", "env=sim_lidar", "threads=1", "logger.progress=none", f"runs_dir={tmp_path}")
+    config = compose(*SMOKE, "logger=default", "logger.progress=none", f"runs_dir={tmp_path}")
     objective = run_module.train(config)
     folder = RunFolder(tmp_path / config.run_name)
     for path in (
@@ -219,7 +219,7 @@ def test_other_policy_is_not_evaluated_with_0_episodes(tmp_path):
     assert "lap_share_det" in row and "lap_share_det_raw" not in row
 
 
-def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):
     config = compose(*SMOKE, f"runs_dir={tmp_path}", "training.epochs=3")
     train = trainer_module.TrainingLoop.run_epoch
 
@@ -236,6 +236,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypa
     assert state["epochs_done"] == 1
     assert all(value.isfinite().all() for value in state["training"]["agent"]["model"].values())
     assert json.loads(folder.summary.read_text())["stop_reason"] == "not finite: q_mean"
+    assert "The last checkpoint, from before it, is kept." in " ".join(capsys.readouterr().out.split())
     assert issubclass(NonFiniteError, UserError)
 
 
@@ -254,6 +255,7 @@ def command(*overrides: str) -> list[str]:
         "app/train.py",
         "model=droq_contextual",
         "training=smoke",
+        "env.max_steps=120",
         "threads=1",
         *overrides,
     ]

@@ -10,15 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra import initialize_config_dir
 
 from app.ablation.lab_plan import ArmComposer, LabPlan, make_plan, without_hydra
 from app.ablation.lab_runs import LabFolder, LabRun
 from app.config.load import load
 from app.config.schema_lab import LabConfig
 from app.runs.config_file import write_config
-from tests.helpers.make import CONF
+from tests.helpers.make import CONF, QuickLoader, raw
 from tests.helpers.runs import ROOT, TIMES
 from tests.helpers.stopped_runs import PENDULUM
 
@@ -32,13 +31,11 @@ def lab_context(*overrides: str) -> Iterator[tuple[Context, list[str]]]:
     """Yield what Hydra gives to the sweeper, without a task, and the overrides of the command line."""
 
     class HydraContext:
-        def __init__(self, loader):
-            self.config_loader = loader
+        config_loader = QuickLoader()
 
+    cfg = raw(*overrides, hydra=True, name="lab")
     with initialize_config_dir(str(CONF)):
-        cfg = compose("lab", list(overrides), return_hydra_config=True)
-        loader = GlobalHydra.instance().config_loader()
-        yield {"hydra_context": HydraContext(loader), "task_function": None, "config": cfg}, list(overrides)
+        yield {"hydra_context": HydraContext(), "task_function": None, "config": cfg}, list(overrides)
 
 
 def plan_of(labs_dir: Path, *overrides: str) -> LabPlan:
