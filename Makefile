@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 SCRATCH := $(CURDIR)/$(VENV)/scratch-home
 
 .DEFAULT_GOAL := train
-.PHONY: help train test test-e2e test-slow lint bench clean
+.PHONY: help train test test-e2e test-slow test-trust lint bench clean
 
 help:
 	@echo 'make train      install into .venv, and train model=droq_contextual (ARGS="env=sim_lidar seed=1")'
 	@echo 'make test       fast tests, on every core'
 	@echo 'make test-e2e   whole processes: killed, continued, over the network'
 	@echo 'make test-slow  trainings of minutes'
+	@echo 'make test-trust searches: a tenth of each; all of it with TRUST_SHARE=1 (an hour or two)'
 	@echo 'make lint       ruff'
 	@echo 'make bench      speed of an update and an action beside tmrl'
 	@echo 'make clean      remove .venv and caches; runs stay'
@@ -22,13 +23,16 @@ train: $(VENV)/installed
 	$(BIN)/python app/train.py model=droq_contextual $(ARGS)
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-e2e: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto -m "e2e and not slow" $(ARGS)
 
 test-slow: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto -m slow --timeout 3600 $(ARGS)
+
+test-trust: $(VENV)/installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/trust -n auto -m trust $(ARGS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

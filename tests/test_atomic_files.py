@@ -1,11 +1,13 @@
 """Files that are replaced as a whole, durably, or not at all."""
 
+import io
 import json
 import os
+from pathlib import Path
 
 import pytest
 
-from app.core.atomic_files import atomic_write, process_exists, write_json
+from app.core.atomic_files import append_line, atomic_write, process_exists, write_json
 from tests.helpers.processes import dead_pid
 
 
@@ -69,3 +71,17 @@ def test_first_file_leaves_no_kept_file(tmp_path):
 def test_only_living_processes_are_alive():
     assert process_exists(os.getpid())
     assert not any(map(process_exists, (dead_pid(), 0, 10**30)))
+
+
+def test_incomplete_line_is_removed_at_once(tmp_path, monkeypatch):
+    class Full(io.FileIO):
+        def write(self, data):
+            return super().write(data[:5])
+
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b"{}\n")
+    monkeypatch.setattr(Path, "open", lambda self, *_, **__: Full(self, "a+"))
+    with pytest.raises(OSError, match="No space left"):
+        append_line(path, '{"step": 1}')
+    monkeypatch.undo()
+    assert path.read_bytes() == b"{}\n"

@@ -171,9 +171,29 @@ def test_task_that_would_import_a_module_is_refused(bundle, tmp_path, monkeypatc
     monkeypatch.syspath_prepend(str(bundle))
     gym = compose("env=gym", "model=mlp")
     made_under = json.loads(json.dumps(fingerprint(gym))) | {"env.id": "evil:Task-v0"}
-    with pytest.raises(UserError, match="names a module, which is not imported for a bundle"):
+    with pytest.raises(UserError, match="names the module evil, which is code.* add env_module=evil"):
         read_bundle(put(bundle, description=described(fingerprint=made_under)))
     assert not (tmp_path / "hacked").exists()
+    with pytest.raises(UserError, match="Environment `Task` doesn't exist"):
+        evaluate_run(replace(config("none"), run=None, bundle=str(bundle), protocol="spread", env_module="evil"))
+    assert (tmp_path / "hacked").exists()
+    del sys.modules["evil"]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "sentence"),
+    [
+        ({"xml_file": "../../x.xml"}, "its env.kwargs.xml_file = '../../x.xml' is no word, and might name a file"),
+        ({"a": [{"b": "x.xml"}]}, "its env.kwargs.a.0.b = 'x.xml' is no word"),
+        ({"size": [10**12]}, r"its env.kwargs.size.0 = 1e\+12 is more than 5000"),
+        ({"render_mode": "human"}, "render_mode is no argument of the task"),
+        ({"g": {"a": {}}}, "cannot be made|its observations are not those"),
+    ],
+)
+def test_argument_that_is_large_or_may_name_a_file_is_refused(bundle, kwargs, sentence):
+    made_under = json.loads(json.dumps(fingerprint(compose("env=gym", "model=mlp")))) | {"env.kwargs": kwargs}
+    with pytest.raises(UserError, match=sentence):
+        read_bundle(put(bundle, description=described(fingerprint=made_under)))
 
 
 def test_files_that_are_missing_too_large_or_no_files_are_refused_in_one_sentence(bundle, tmp_path):

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from app.health.collapse import collapse_reason
+from app.health.collapse import collapse_reason, first_collapse
 from app.health.q_bounds import q_bounds
 from app.health.score import stability
 from tests.helpers.histories import broken, history
@@ -203,3 +203,31 @@ def test_history_read_from_metrics_jsonl_gives_the_same_result_as_one_in_memory(
     assert collapse_reason(run, CONFIG) is not None
     assert collapse_reason(lines, CONFIG) == collapse_reason(run, CONFIG)
     assert stability(lines, CONFIG.health, RANGE) == stability(run, CONFIG.health, RANGE)
+
+
+class Counted(dict):
+    """Metrics of an epoch that count how often they are read."""
+
+    reads = 0
+
+    def __getitem__(self, name):
+        Counted.reads += 1
+        return super().__getitem__(name)
+
+
+@pytest.mark.parametrize("known", [0, 5])
+def test_search_for_the_first_collapse_reads_an_epoch_as_often_however_many_there_are(known):
+    def reads(count: int) -> int:
+        Counted.reads = 0
+        assert first_collapse([Counted(epoch) for epoch in history(count)], CONFIG, known) is None
+        return Counted.reads
+
+    assert reads(400) - reads(300) == reads(200) - reads(100)
+
+
+def test_first_collapse_is_that_of_the_shortest_collapsed_history():
+    run = [*broken(), *broken()]
+    reasons = [collapse_reason(run[:end], CONFIG) for end in range(1, len(run) + 1)]
+    collapsed = [number for number, reason in enumerate(reasons, start=1) if reason is not None]
+    assert len(collapsed) > 1 and first_collapse(run, CONFIG) == (collapsed[0], reasons[collapsed[0] - 1])
+    assert first_collapse(run, CONFIG, collapsed[0]) == (collapsed[1], reasons[collapsed[1] - 1])

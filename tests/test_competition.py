@@ -29,6 +29,7 @@ def drive(*lap_times: float | None) -> competition.CompetitionResult:
 def config(run, **changed) -> EvaluateConfig:
     values = {"run": str(run), "bundle": None, "protocol": "tmrl", "folder": None, "tracks": None, "episodes": 10}
     values |= {"episodes_stochastic": 0, "device": "cpu", "threads": 1, "seed": 0, "video": False, "video_size": 64}
+    values |= {"env_module": None}
     return EvaluateConfig(**values | changed)
 
 

@@ -196,3 +196,22 @@ def test_failing_curves_video_or_summary_costs_only_a_warning(tmp_path, monkeypa
     )
     assert objective == objective
     assert "No space left on device" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"epochs_done": "x"}, "its epochs_done is not what a checkpoint has"),
+        ({"replay": {"appended": 1}}, "it does not say which rows of the replay it needs"),
+        ({"agent": {}}, "is not a state that this version saves"),
+    ],
+    ids=["kind", "replay", "agent"],
+)
+def test_checkpoint_with_a_right_checksum_and_another_content_is_refused(stopped, changed, sentence):
+    config, folder = stopped
+    state = read_checkpoint(folder.checkpoints.last)
+    inner = {name: value for name, value in changed.items() if name not in state}
+    for _ in range(2):
+        folder.checkpoints.save(state | {"training": state["training"] | inner} | (changed if not inner else {}))
+    with pytest.raises(UserError, match=sentence):
+        run_module.train(config)

@@ -79,7 +79,7 @@ def make_run(path, *overrides):
 
 
 def export(path, folder=None):
-    return export_run.export(ExportConfig(str(path), folder and str(folder), None, 1000, 0.95))
+    return export_run.export(ExportConfig(str(path), folder and str(folder), None, 1000, 0.95, None))
 
 
 def split(obs):
@@ -364,7 +364,7 @@ def test_run_without_a_best_policy_is_refused_as_evaluate_does(tmp_path):
     RunFolder(path).best_actor.unlink()
     with pytest.raises(UserError, match="a run without a best policy yet") as refused:
         export(path)
-    evaluate = EvaluateConfig(str(path), None, "spread", None, None, 1, 0, "cpu", 1, 0, False, 64)
+    evaluate = EvaluateConfig(str(path), None, "spread", None, None, 1, 0, "cpu", 1, 0, False, 64, None)
     with pytest.raises(UserError) as also:
         evaluate_run(evaluate)
     assert str(refused.value) == str(also.value)

@@ -96,6 +96,13 @@ def test_all_runs_are_launched_once_and_reported(run, tmp_path, capsys):
     assert "runs: 4, of which 4 are done" in capsys.readouterr().out
 
 
+def test_device_that_this_machine_lacks_is_refused_before_any_run(run, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(UserError, match="device = cuda: this machine has 0 CUDA devices"):
+        run("device=cuda")
+    assert run.launched == []
+
+
 def test_report_shows_the_command_and_the_runs_as_they_were_made(run, tmp_path):
     run("training.epochs=1", "arms=[fixed]")
     shown = run.commands

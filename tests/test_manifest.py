@@ -81,7 +81,8 @@ def content(*paths, kind="replay", version=1) -> str:
 HOSTILE = {
     "no JSON": ("{", "Expecting"),
     "bytes": ("\udcff", "utf-8"),
-    "deep": ("[" * 100_000, "recursion"),
+    "deep": ("[" * 100_000, "nested too deeply"),
+    "half a character": (r'{"format": 1, "files": {"study": ["\ud800"]}}', "surrogates"),
     "a list": ("[]", "must hold"),
     "no files": ('{"format": 1}', "must hold"),
     "more keys": ('{"format": 1, "files": {}, "x": 1}', "must hold"),
@@ -96,7 +97,7 @@ HOSTILE = {
         f"path {path!r}": (content(path), "the path")
         for path in (
             "", ".", "..", "../x", "a/../../x", "a/..", "./a", "a//b", "a/", "/etc/passwd", "//host/share",
-            "C:\\x", "C:x", "C:/x", "a\\..\\b", "\\\\host\\share", "a\0b", "a\nb", "*", "a:stream", "\ud800",
+            "C:\\x", "C:x", "C:/x", "a\\..\\b", "\\\\host\\share", "a\0b", "a\nb", "*", "a:stream",
             "manifest.json", "MANIFEST.JSON", ".lock", ".owner.json", "config.yaml", "metrics.jsonl", "history/x",
         )
     },

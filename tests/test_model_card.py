@@ -38,7 +38,7 @@ def record(path, content, best_epoch=7) -> None:
 def card(rows=(), recorded=None, license=None, env="sim_lidar", **description) -> str:
     given = {"run": "mine", "made_by": "us", "reached": REACHED, "interface": {"step": "0.05 s"}}
     config = compose(*with_requirements(f"env={env}"), "encoder.dropout=0.1" if env == "sim" else "seed=3")
-    cfg = ExportConfig("runs/mine", None, license, PRECISION.resamples, PRECISION.confidence)
+    cfg = ExportConfig("runs/mine", None, license, PRECISION.resamples, PRECISION.confidence, None)
     return render_card({**given, "observation": {"image_shape": None}, **description}, config, rows, recorded, cfg)
 
 

@@ -24,6 +24,7 @@ from app.runs.fingerprint import (
     unflatten,
     with_current_names,
 )
+from app.runs.run_overrides import run_overrides, spell
 from tests.helpers.make import CONF, compose
 
 OVERRIDES = {
@@ -203,6 +204,28 @@ def test_configurations_must_know_the_same_keys_that_can_change_learning():
     for other in (recorded | {"agent.gone": 1}, {key: current[key] for key in current if key != "agent.n_step"}):
         with pytest.raises(UserError, match=r"agent\.(gone: 1 → \(absent\)|n_step: \(absent\) → 8)"):
             require_same_keys("it", other, current, "Do this.")
+
+
+def test_run_of_a_task_without_arguments_is_read_as_before(tmp_path):
+    """Versions before ``env.kwargs`` had no such key, and other environments have none now."""
+    config = config_of("gym")
+    write_config(tmp_path / "config.yaml", config)
+    edit(tmp_path / "config.yaml", "env.kwargs")
+    assert read_config(tmp_path / "config.yaml") == config.to_record()
+    for name in OVERRIDES:
+        old = {key: value for key, value in fingerprint(config_of(name)).items() if key != "env.kwargs"}
+        assert recorded_fingerprint(old) == fingerprint(config_of(name))
+
+
+def test_arguments_of_a_task_are_one_setting(tmp_path):
+    config = compose(*OVERRIDES["gym"], "env.kwargs={g:{a.b:1},c:[2]}")
+    write_config(tmp_path / "config.yaml", config)
+    edit(tmp_path / "config.yaml", "logger.video_size")
+    assert read_config(tmp_path / "config.yaml") == config.to_record()
+    plain = fingerprint(config_of("gym"))
+    with pytest.raises(UserError, match=r"env.kwargs: null → {.*}"):
+        require_same_fingerprint("it", plain, fingerprint(config), "")
+    assert spell(config.env.kwargs) == "{g:{a.b:1},c:[2]}" and run_overrides(config).changed.keys() == {"env.kwargs"}
 
 
 def test_unflatten_is_the_inverse_of_flatten():

@@ -68,7 +68,7 @@ def make_run(tmp_path, *overrides: str, name: str = "mine", **changed) -> Path:
 
 def settings(run, record=None, **changed) -> PostMortemConfig:
     given = {"run": str(run), "record": None if record is None else str(record), "records": {}}
-    return PostMortemConfig(**{**given, "video": False, "video_size": 64, "threads": 1, **changed})
+    return PostMortemConfig(**{**given, "video": False, "video_size": 64, "threads": 1, "env_module": None, **changed})
 
 
 def page_of(run, record=None, **changed) -> Cells:
@@ -285,7 +285,7 @@ def test_damaged_metrics_after_a_run_cost_a_line(tmp_path, capsys):
     run = make_run(tmp_path)
     (run / "metrics.jsonl").write_text("{\n")
     write_after_collapse(compose("env=sim_lidar", f"runs_dir={tmp_path}/runs", "run_name=mine"), Console())
-    assert "The post-mortem cannot be written: JSONDecodeError" in capsys.readouterr().out
+    assert "The post-mortem cannot be written: ValueError: line 1" in capsys.readouterr().out
 
 
 # --- in a browser ----------------------------------------------------------------------------------------

@@ -115,26 +115,12 @@ def test_full_disk_costs_a_line_and_one_warning(tmp_path, caplog, monkeypatch):
     writer = MetricsWriter(tmp_path, after=0, logs={})
     writer.write(1, {})
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
-        patch.setattr(metrics_module, "_append", _raise_full)
+        patch.setattr(metrics_module, "append_line", _raise_full)
         writer.write(2, {})
         writer.write(3, {})
     writer.write(4, {})
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 4]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-
-
-def test_incomplete_line_is_removed_at_once(tmp_path, monkeypatch):
-    class Full(io.FileIO):
-        def write(self, data):
-            return super().write(data[:5])
-
-    path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b"{}\n")
-    monkeypatch.setattr(Path, "open", lambda self, *_, **__: Full(self, "a"))
-    with pytest.raises(OSError, match="No space left"):
-        metrics_module._append(path, b'{"step": 1}\n')
-    monkeypatch.undo()
-    assert path.read_bytes() == b"{}\n"
 
 
 def test_metrics_file_removed_during_the_run_is_created_again(tmp_path):

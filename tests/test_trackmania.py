@@ -415,6 +415,6 @@ def test_run_on_the_game_trains_and_evaluates(tmp_path):
     assert summary["lap_share_det"] >= 0 and "video" not in summary["paths"]
     kept = read_config(runs / "game" / "config.yaml")  # no process could be started with it, because its role is local
     assert kept.env.kind == "trackmania" and kept.network.password is None
-    assert export(ExportConfig(str(runs / "game"), None, None, 1000, 0.95)).joinpath("driver.py").is_file()
+    assert export(ExportConfig(str(runs / "game"), None, None, 1000, 0.95, None)).joinpath("driver.py").is_file()
     assert "Durations of the steps" in texts()["worker"] and "actions missed their step" in texts()["worker"]
     assert threading.active_count() < 50

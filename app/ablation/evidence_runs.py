@@ -17,6 +17,9 @@ LAP_SHARE = "lap_share_det"
 OVERESTIMATION = "q_overestimation"  # Q minus the return that was earned; computed here, in no file
 
 _COLUMNS = ("arm", "seed", "task", "end", "collapsed_at", "epoch")
+MOST_EPOCHS = 20_000  # of a run, so that a wrong number costs no memory: every measure has a value for each epoch
+_LONGEST_NUMBER = 18  # digits of a whole number
+
 _ADVICE = "The command of the lab writes it anew: python app/lab.py."
 _STOPPED_EARLY = (StopKind.COLLAPSED.value, StopKind.PRUNED.value)
 
@@ -146,8 +149,11 @@ def _make_run(rows: Sequence[Mapping[str, str]], seed: int, is_peer: bool) -> Ev
     with_epoch = [row for row in rows if row["epoch"]]
     for row in with_epoch:
         epoch = _whole(row, "epoch", row["line"])
-        if epoch < 1 or (epochs and epoch <= epochs[-1]):
-            raise UserError(f"{row['line']}: epoch = {epoch}: must be above {max([0, *epochs])}. {_ADVICE}")
+        before = epochs[-1] if epochs else 0
+        if not before < epoch <= MOST_EPOCHS:
+            raise UserError(
+                f"{row['line']}: epoch = {epoch}: must be above {before} and at most {MOST_EPOCHS}. {_ADVICE}"
+            )
         epochs.append(epoch)
     names = [name for name in last if name not in (*_COLUMNS, "line")]
     metrics = {name: np.array([_number(row, name) for row in with_epoch]) for name in names}
@@ -166,7 +172,7 @@ def _make_run(rows: Sequence[Mapping[str, str]], seed: int, is_peer: bool) -> Ev
 
 def _whole(row: Mapping[str, str], name: str, line: str) -> int:
     text = row[name]
-    if not text.isascii() or not text.isdecimal():
+    if not text.isascii() or not text.isdecimal() or len(text) > _LONGEST_NUMBER:
         raise UserError(f"{line}: {name} = {text[:40]!r}: must be a whole number. {_ADVICE}")
     return int(text)
 

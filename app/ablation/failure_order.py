@@ -1,7 +1,7 @@
 """Analysis of a run for its post-mortem: what left the bands of healthy runs first, and which faults it has."""
 
-import json
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from app.ablation.evidence_panels import MECHANISMS
-from app.ablation.evidence_runs import EvidenceRun, read_evidence, with_overestimation
+from app.ablation.evidence_runs import MOST_EPOCHS, EvidenceRun, read_evidence, with_overestimation
 from app.ablation.evidence_summary import FIXED
 from app.ablation.health_bands import MIN_RUNS, Exit, HealthyBands, find_exits, make_bands
 from app.ablation.lab_runs import LabFolder
@@ -18,6 +18,7 @@ from app.config.key_effects import can_change_learning
 from app.config.run_paths import require_run
 from app.config.schema import Config
 from app.core.errors import UserError, format_error
+from app.core.json_data import read_json
 from app.health.collapse import first_collapse
 from app.health.score import History
 from app.reporting.curves import read_metrics
@@ -101,8 +102,11 @@ def mechanism_metrics(number: int) -> tuple[str, ...]:
 def _read_history(folder: RunFolder) -> History:
     try:
         history = read_metrics(folder.metrics)
-        if any(type(line["epoch"]) is not int for line in history):
-            raise ValueError("an epoch is no whole number")
+        epochs = [line["epoch"] for line in history]
+        if any(type(epoch) is not int for epoch in epochs) or not all(map(operator.lt, [0, *epochs], epochs)):
+            raise ValueError("the epochs are no rising whole numbers")
+        if epochs and epochs[-1] > MOST_EPOCHS:
+            raise ValueError(f"epoch {epochs[-1]} is above {MOST_EPOCHS}")
     except FileNotFoundError:
         history = []
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -137,7 +141,7 @@ def _make_run(folder: RunFolder, config: Config, history: History, collapse: tup
 def _end(folder: RunFolder) -> str:
     """Return why the run stopped, as far as its summary says so."""
     try:
-        return str(json.loads(folder.summary.read_text(encoding="utf-8"))["stop_reason"])
+        return str(read_json(folder.summary)["stop_reason"])
     except (OSError, ValueError, KeyError, TypeError):
         return "not ended"
 

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from hydra.core.config_loader import ConfigLoader
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from app.ablation.arms import Arm, arms_of, require_unique, select_arms
 from app.ablation.lab_runs import LabFolder, LabRun
 from app.config.faults import faults_of
 from app.config.key_effects import EPOCHS, can_change_learning
 from app.config.load import ConfigError, load
+from app.config.multirun import without_hydra
 from app.config.schema import Config
 from app.config.schema_lab import LabConfig
 from app.core.errors import UserError
@@ -153,11 +154,6 @@ class ArmComposer:
             return load(without_hydra(cfg), LabConfig).run_config()
         except ConfigError as error:
             raise ConfigError([f"lab.arms.{arm.name}: {problem}" for problem in error.problems]) from None
-
-
-def without_hydra(cfg: DictConfig) -> DictConfig:
-    """Return a composed configuration without the node ``hydra``."""
-    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
 
 
 def require_same_settings(runs: Sequence[PlannedRun]) -> None:

@@ -1,14 +1,16 @@
 """Folder of a lab and its runs, each an ordinary run folder with a log and, if it failed, the reason beside it."""
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from app.core.atomic_files import make_folder, write_json
 from app.core.errors import UserError, format_error
+from app.core.json_data import read_json
 from app.health.score import History
 from app.reporting.curves import read_metrics
 from app.runs.run_folder import RunFolder
@@ -113,7 +115,7 @@ class LabRun:
         """Return the epoch of its collapse that a record says; None if the run was trained here."""
         if not (self.folder.path / RESTORED).is_file():
             return None
-        return json.loads((self.folder.path / RESTORED).read_text(encoding="utf-8"))["collapsed_at"]
+        return read_json(self.folder.path / RESTORED)["collapsed_at"]
 
     def _unreadable(self) -> str | None:
         try:
@@ -124,7 +126,7 @@ class LabRun:
 
     def _summary(self) -> dict[str, Any]:
         try:
-            summary = json.loads(self.folder.summary.read_text(encoding="utf-8"))
+            summary = read_json(self.folder.summary)
         except (OSError, ValueError):
             return {}
         return summary if isinstance(summary, dict) else {}
@@ -160,8 +162,18 @@ class LabFolder:
         write_json(self.plan, [asdict(run) for run in runs])
 
     def read_plan(self) -> list[LabRun]:
-        """Return the list of all runs."""
-        return [LabRun(**run) for run in json.loads(self.plan.read_text(encoding="utf-8"))]
+        """Return the list of all runs.
+
+        Raises:
+            UserError: The file is missing or damaged.
+        """
+        try:
+            return TypeAdapter(list[LabRun]).validate_python(read_json(self.plan))
+        except (OSError, ValueError) as error:  # pydantic's errors are of this kind
+            raise UserError(
+                f"{self.plan}: cannot be read ({format_error(error)}). The command of the lab writes it anew: "
+                "python app/lab.py."
+            ) from None
 
     def recorded_seeds(self, arms: Collection[str]) -> Iterator[int]:
         """Yield the seeds of the run folders of some arms."""

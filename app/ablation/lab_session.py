@@ -17,16 +17,18 @@ from rich.console import Console
 
 from app.ablation.evidence_table import write_evidence
 from app.ablation.lab_job import process_name
-from app.ablation.lab_plan import ArmComposer, LabPlan, PlannedRun, make_plan, require_same_settings, without_hydra
+from app.ablation.lab_plan import ArmComposer, LabPlan, PlannedRun, make_plan, require_same_settings
 from app.ablation.lab_runs import LabFolder, has_ended
 from app.ablation.lab_tables import print_cost, print_progress, print_runs
 from app.ablation.recorded_runs import RecordedRun, find_recorded, remove_restored, restore, write_arms
 from app.config.faults import FAULTS
 from app.config.load import CONF, load
+from app.config.multirun import runs_here, without_hydra
 from app.config.schema_lab import LabConfig
 from app.core.console import make_console, print_line
 from app.core.errors import UserError, format_error
 from app.runs.lock import Lock
+from app.training.setup import resolve_device
 
 # Keys that the lab sets for every run, and what to use instead.
 _OWN_KEYS = {
@@ -71,6 +73,8 @@ def run_lab(context: dict[str, Any], arguments: Sequence[str]) -> None:
         print_cost(console, left, lab.lab.seconds_per_update)
         print_runs(console, left)
         return
+    if runs_here(cfg.hydra.launcher):
+        resolve_device(lab.device)  # once, and not in every run
     with Lock(folder.path, "lab"):
         for record, run in _recorded_runs(lab, folder, plan, console):
             restore(record, run)

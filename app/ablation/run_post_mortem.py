@@ -15,6 +15,7 @@ from app.config.schema_commands import PostMortemConfig
 from app.core.atomic_files import atomic_write
 from app.core.console import make_console, print_line
 from app.core.errors import UserError, format_error
+from app.envs.gym_task import import_named_module
 from app.health.collapse import first_collapse
 from app.reporting.curves import read_metrics
 from app.runs.run_folder import RunFolder
@@ -30,6 +31,7 @@ def run_post_mortem(cfg: PostMortemConfig) -> PostMortem:
     folder, console = RunFolder(Path(cfg.run)), make_console()
     found = _examine(folder, cfg)
     if cfg.video:
+        import_named_module(cfg.env_module)
         prepare_process("cpu", cfg.threads, found.config.seed)
     _write_page(found, folder, cfg)
     for line in headline(found):

@@ -17,8 +17,8 @@ class NonFiniteError(UserError):
 
     def __init__(self, quantity: str, value: float, update: int):
         super().__init__(
-            f"{quantity} = {value} at update {update}: training stopped, the last good checkpoint is kept. "
-            "Lower agent.lr_critic and agent.lr_actor, or set agent.grad_clip."
+            f"{quantity} = {value} at update {update}: training stopped. Lower agent.lr_critic and agent.lr_actor, or "
+            "set agent.grad_clip."
         )
         self.quantity = quantity
 

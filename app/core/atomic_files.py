@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import psutil
 
@@ -45,6 +45,31 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(strict_json(value, indent=2) + "\n", encoding="utf-8")
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append a line durably to a file, which is made if it is missing; its folder exists.
+
+    The whole line is written, or nothing: half of one would spoil the next one, too. What a power cut left of an
+    earlier line becomes a line of its own.
+
+    Args:
+        path: The file.
+        line: Text without a line break.
+    """
+    with path.open("a+b", buffering=0) as file:
+        length = file.seek(0, os.SEEK_END)
+        is_torn = length > 0 and _last_byte(file) != b"\n"
+        data = (b"\n" if is_torn else b"") + line.encode() + b"\n"
+        try:
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            file.truncate(length)
+            raise
+        os.fsync(file.fileno())
+    if not length:
+        sync_folder(path.parent)
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder with its parents, durably; it may exist already."""
     if not folder.is_dir():
@@ -76,6 +101,11 @@ def sync(folder: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems sync no folders
             raise
+
+
+def _last_byte(file: BinaryIO) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)
 
 
 def _sync_file(path: Path) -> None:

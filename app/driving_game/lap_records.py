@@ -1,14 +1,14 @@
 """Laps that were driven: one line of JSON for each, and the best of them."""
 
-import json
 import math
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from app.core.atomic_files import make_folder, strict_json
+from app.core.atomic_files import append_line, make_folder, strict_json
 from app.core.errors import UserError
+from app.core.json_data import parse_json
 from app.evaluation.results import Episode
 
 FILE_NAME = "laps.jsonl"
@@ -43,8 +43,7 @@ class LapRecords:
         lap = {"time": now, **self._identity, **asdict(episode)}
         try:
             make_folder(self.path.parent)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(strict_json(lap) + "\n")
+            append_line(self.path, strict_json(lap))
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror}). Set another laps_dir.") from None
         self._laps.append(lap)
@@ -75,7 +74,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     laps = []
     for number, line in enumerate(lines, start=1):
         try:
-            lap = json.loads(line)
+            lap = parse_json(line)
             _require_lap(lap)
         except (ValueError, RecursionError) as error:
             raise UserError(

@@ -12,6 +12,7 @@ from app.config.schema_env import EnvConfig, GymConfig, TrackmaniaConfig
 from app.core.console import make_console, print_line
 from app.core.errors import UserError
 from app.envs.env_factory import make_spec
+from app.envs.gym_task import import_named_module
 from app.envs.spec import ObservationSpec
 from app.export_bundle.atomic_folder import replacing_folder
 from app.export_bundle.bundle import FILES, README, write_bundle
@@ -48,6 +49,7 @@ def export(cfg: ExportConfig) -> Path:
             written, or the exported actor differs from the original.
     """
     require_packages()
+    import_named_module(cfg.env_module)
     run = RunFolder(Path(cfg.run))
     config = run.best_config()
     spec = make_spec(config.env)

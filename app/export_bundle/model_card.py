@@ -1,6 +1,5 @@
 """Model card of an exported policy: a README with Hugging Face's front matter, and the figures with their intervals."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from app.config.faults import faults_of
 from app.config.schema import Config
 from app.config.schema_commands import ExportConfig
 from app.config.schema_env import GymConfig, TrackmaniaConfig
+from app.core.json_data import read_json
 from app.evaluation.results import Episode
 from app.reporting.bootstrap import Interval, Precision, bootstrap_interval
 from app.reporting.number_format import lap_time, percent, plus_minus, significant
@@ -77,7 +77,7 @@ def recorded_episodes(run: RunFolder, best_epoch: int | None) -> RecordedEpisode
     """
     for path in (run.evaluation, run.summary):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             if best_epoch is None or content["best_epoch"] != best_epoch:
                 continue
             episodes = content.get("episodes", content)  # a section of the summary, which has other content beside

@@ -6,6 +6,7 @@ Both files are checked before they are used: sizes, kinds of operations, shapes,
 
 import contextlib
 import math
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from app.config.schema_env import EnvConfig, GymConfig
+from app.config.schema_env import EnvConfig
 from app.core.console import printable
 from app.core.errors import UserError, format_error
 from app.envs.env_factory import make_spec
@@ -36,6 +37,8 @@ _LARGEST_INTEGER, _LARGEST_NUMBER = 5000, 1e6  # of an environment's settings: l
 _MEMORY = 4 << 30  # bytes that a policy may take beside what the process has
 
 _ENV = "env."  # beginning of the settings of an environment
+_KWARGS = "env.kwargs"  # arguments of a task
+_WORD = re.compile(r"[\w+-]{1,50}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -158,19 +161,24 @@ def _environment(description: Mapping[str, Any]) -> EnvConfig:
     _require_moderate(given)
     section = unflatten(defaults | given)["env"]
     try:
-        env = TypeAdapter(EnvConfig).validate_python(section)
+        return TypeAdapter(EnvConfig).validate_python(section)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"][1:])
         raise BundleError(f"its environment is not valid: env.{place}: {first['msg']}") from None
-    if isinstance(env, GymConfig) and ":" in env.id:  # Gymnasium would import the module before the colon
-        raise BundleError(f"env.id = {env.id!r} names a module, which is not imported for a bundle")
-    return env
 
 
 def _require_moderate(settings: Mapping[str, Any]) -> None:
-    """Raise if a setting is so large that the environment could not be made; seeds of tracks may be."""
+    """Raise if a setting is so large that the environment could not be made; seeds of tracks may be.
+
+    A text among the arguments of a task must be a word: another one could name a file that the task would read.
+    """
     for key, value in settings.items():
+        if key.startswith(_KWARGS):
+            parts = value if isinstance(value, Mapping) else dict(enumerate(value)) if isinstance(value, list) else {}
+            _require_moderate({f"{key}.{name}": part for name, part in parts.items()})
+            if isinstance(value, str) and not _WORD.fullmatch(value):
+                raise BundleError(f"its {key} = {value!r} is no word, and might name a file")
         largest = _LARGEST_INTEGER if isinstance(value, int) else _LARGEST_NUMBER
         if isinstance(value, (int, float)) and not abs(value) <= largest:
             raise BundleError(f"its {key} = {value:g} is more than {largest:g}, which no environment here needs")

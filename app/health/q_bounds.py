@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from app.config.schema import AgentConfig
-from app.health.score import History, column, series
+from app.health.score import Epoch, History, column, series
 
 _INITIAL_SPREAD = 3.0  # fresh networks miss the Q that they are built to start with by less than this
 
@@ -46,21 +46,50 @@ def q_bounds(history: History, agent: AgentConfig, initial_q: float | None) -> Q
     Returns:
         The bounds; None if no epoch has all metrics that are needed.
     """
-    names = ("updates", "reward_min", "reward_max", "alpha", "entropy")
-    epochs = [values for values in series(history, *names) if all(map(math.isfinite, values))]
-    if not epochs:
-        return None
-    discount, reward_sum = agent.gamma**agent.n_step, sum(agent.gamma**k for k in range(agent.n_step))
-    target_entropy = agent.target_entropy if agent.auto_alpha else None
-    start = (None, None) if initial_q is None else _initial_bounds(column(history[:1], "q_mean"), initial_q)
-    low, high, updates_before = _Bound(discount, start[0]), _Bound(discount, start[1]), 0.0
-    for updates, reward_min, reward_max, alpha, entropy in epochs:
+    bounds = RunningQBounds(agent, initial_q)
+    for epoch in history:
+        bounds.add(epoch)
+    return bounds.newest
+
+
+class RunningQBounds:
+    """The bounds of ``q_bounds``, followed through the epochs: the work for one does not grow with their number.
+
+    Args:
+        agent: Discount, target network and entropy target.
+        initial_q: As for ``q_bounds``.
+
+    Attributes:
+        newest: Bounds after the newest epoch; None before one has all metrics that are needed.
+    """
+
+    def __init__(self, agent: AgentConfig, initial_q: float | None) -> None:
+        self.newest: QBounds | None = None
+        self._agent, self._initial_q = agent, initial_q
+        self._discount = agent.gamma**agent.n_step
+        self._reward_sum = sum(agent.gamma**k for k in range(agent.n_step))
+        self._bounds: tuple[_Bound, _Bound] | None = None  # made with the first epoch
+        self._updates = 0.0
+
+    def add(self, epoch: Epoch) -> None:
+        """Add the metrics of the next epoch; any of them may be missing."""
+        if self._bounds is None:
+            q = column([epoch], "q_mean")
+            start = (None, None) if self._initial_q is None else _initial_bounds(q, self._initial_q)
+            self._bounds = _Bound(self._discount, start[0]), _Bound(self._discount, start[1])
+        for values in series([epoch], "updates", "reward_min", "reward_max", "alpha", "entropy"):
+            if all(map(math.isfinite, values)):
+                self._advance(*values)
+
+    def _advance(self, updates: float, reward_min: float, reward_max: float, alpha: float, entropy: float) -> None:
+        agent, (low, high) = self._agent, self._bounds
+        target_entropy = agent.target_entropy if agent.auto_alpha else None
         low_entropy = entropy if target_entropy is None else max(entropy, target_entropy)
-        time = (1.0 - agent.polyak) * (1.0 - discount) * (updates - updates_before)
-        updates_before = updates
-        low.advance(reward_sum * min(reward_min, 0.0) + discount * alpha * min(low_entropy, 0.0), time)
-        high.advance(reward_sum * max(reward_max, 0.0) + discount * alpha * max(entropy, 0.0), time)
-    return QBounds(low.mean, high.mean, high.widest_backup - low.widest_backup)
+        time = (1.0 - agent.polyak) * (1.0 - self._discount) * (updates - self._updates)
+        self._updates = updates
+        low.advance(self._reward_sum * min(reward_min, 0.0) + self._discount * alpha * min(low_entropy, 0.0), time)
+        high.advance(self._reward_sum * max(reward_max, 0.0) + self._discount * alpha * max(entropy, 0.0), time)
+        self.newest = QBounds(low.mean, high.mean, high.widest_backup - low.widest_backup)
 
 
 def _initial_bounds(first_q: list[float], initial_q: float) -> tuple[float, float]:

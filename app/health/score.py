@@ -2,15 +2,16 @@
 
 import math
 import statistics
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from itertools import pairwise
 from typing import Literal
 
 from app.config.schema import HealthConfig
 from app.evaluation.results import mean_std
 
-History = Sequence[Mapping[str, float | None]]  # metrics of every epoch; None, as in JSON, for values not finite
+Epoch = Mapping[str, float | None]  # metrics; None, as in JSON, for values not finite
+History = Sequence[Epoch]  # of every epoch
 Range = tuple[float, float]  # lowest and highest return to expect
 Objective = Literal["return_test_det", "stability"]
 
@@ -36,19 +37,52 @@ def stability(history: History, cfg: HealthConfig, return_range: Range | None) -
 
     Empty where it is undefined: before the first epoch, or for a task whose returns have no known range.
     """
-    if not history or return_range is None:
-        return {}
-    returns = column(history, "return_test_det")
-    recent = returns[-cfg.consistency_window :]
-    parts = {
-        "loss_smoothness": loss_smoothness(series(history, "loss_critic", "loss_actor"), cfg.loss_factors),
-        "return_consistency": return_consistency(recent, return_range, cfg.standstill_share),
-        "entropy_health": entropy_health(column(history, "alpha")[-cfg.objective_window :], cfg.alpha_band),
-        "positive_trend": positive_trend(returns, return_range),
-        "performance": performance(returns[-cfg.objective_window :], return_range),
-    }
-    score = sum(weight * parts[name] for name, weight in asdict(cfg.weights).items())
-    return {"stability": _clip(score), **{f"stability_{name}": part for name, part in parts.items()}}
+    score = RunningScore(cfg, return_range)
+    for epoch in history:
+        score.add(epoch)
+    return score.parts()
+
+
+class RunningScore:
+    """Health score of a run, followed through its epochs: the work for one does not grow with their number.
+
+    Args:
+        cfg: Section ``health`` of the configuration.
+        return_range: Lowest and highest return to expect; None: there is no score.
+    """
+
+    def __init__(self, cfg: HealthConfig, return_range: Range | None) -> None:
+        self._cfg, self._range, self._has_epoch = cfg, return_range, False
+        self._losses, self._trend = _LossCosts(cfg.loss_factors), _Trend()
+        self._returns: deque[float] = deque(maxlen=max(cfg.consistency_window, cfg.objective_window))
+        self._alphas: deque[float] = deque(maxlen=cfg.objective_window)
+
+    def add(self, epoch: Epoch) -> None:
+        """Add the metrics of the next epoch; any of them may be missing."""
+        self._has_epoch = True
+        for critic, actor in series([epoch], "loss_critic", "loss_actor"):
+            self._losses.add(critic, actor)
+        for value in column([epoch], "return_test_det"):
+            self._returns.append(value)
+            self._trend.add(value)
+        self._alphas.extend(column([epoch], "alpha"))
+
+    def parts(self) -> dict[str, float]:
+        """Return the score and its parts after the newest epoch, as ``stability`` does."""
+        if not self._has_epoch or self._range is None:
+            return {}
+        cfg, returns = self._cfg, list(self._returns)
+        parts = {
+            "loss_smoothness": self._losses.smoothness(),
+            "return_consistency": return_consistency(
+                returns[-cfg.consistency_window :], self._range, cfg.standstill_share
+            ),
+            "entropy_health": entropy_health(list(self._alphas), cfg.alpha_band),
+            "positive_trend": self._trend.rise(self._range),
+            "performance": performance(returns[-cfg.objective_window :], self._range),
+        }
+        score = sum(weight * parts[name] for name, weight in asdict(cfg.weights).items())
+        return {"stability": _clip(score), **{f"stability_{name}": part for name, part in parts.items()}}
 
 
 def loss_smoothness(losses: Sequence[tuple[float, ...]], factors: tuple[float, float]) -> float:
@@ -65,11 +99,32 @@ def loss_smoothness(losses: Sequence[tuple[float, ...]], factors: tuple[float, f
     Returns:
         0 if there is no loss, or one that is not finite.
     """
-    if not losses or not _finite(value for pair in losses for value in pair):
-        return 0.0
-    changes = [change for (c0, a0), (c1, a1) in pairwise(losses) for change in _changes(c0, c1, a0, a1)]
-    smooth, jump = map(math.log, factors)
-    return 1.0 - statistics.fmean(_clip((change - smooth) / (jump - smooth)) for change in changes or [0.0])
+    costs = _LossCosts(factors)
+    for critic, actor in losses:
+        costs.add(critic, actor)
+    return costs.smoothness()
+
+
+class _LossCosts:
+    """Sum of the costs of ``loss_smoothness``."""
+
+    def __init__(self, factors: tuple[float, float]) -> None:
+        self._smooth, self._jump = map(math.log, factors)
+        self._last: tuple[float, float] | None = None
+        self._finite, self._sum, self._count = True, 0.0, 0
+
+    def add(self, critic: float, actor: float) -> None:
+        self._finite = self._finite and _finite((critic, actor))
+        if self._finite and self._last is not None:
+            for change in _changes(self._last[0], critic, self._last[1], actor):
+                self._sum += _clip((change - self._smooth) / (self._jump - self._smooth))
+                self._count += 1
+        self._last = critic, actor
+
+    def smoothness(self) -> float:
+        if self._last is None or not self._finite:
+            return 0.0
+        return 1.0 - self._sum / self._count if self._count else 1.0
 
 
 def _changes(c0: float, c1: float, a0: float, a1: float) -> tuple[float, float]:
@@ -120,10 +175,30 @@ def _trapezoid(alpha: float, band: tuple[float, float, float, float]) -> float:
 
 def positive_trend(returns: Sequence[float], return_range: Range) -> float:
     """Return the rise of the line fitted to all returns (least squares), as a share of the range; 0 if it falls."""
-    if len(returns) < 2 or not _finite(returns):
-        return 0.0
-    slope = statistics.linear_regression(range(len(returns)), returns).slope
-    return _clip(slope * (len(returns) - 1) / (return_range[1] - return_range[0]))
+    trend = _Trend()
+    for value in returns:
+        trend.add(value)
+    return trend.rise(return_range)
+
+
+class _Trend:
+    """Line fitted to values at 0, 1, 2, …: their mean, and the sum of products of deviations (Welford's method)."""
+
+    def __init__(self) -> None:
+        self._count, self._mean, self._products = 0, 0.0, 0.0
+
+    def add(self, value: float) -> None:
+        before = self._count - (self._count - 1) / 2  # of the new place from the mean of those before it
+        self._count += 1
+        self._mean += (value - self._mean) / self._count
+        self._products += before * (value - self._mean)
+
+    def rise(self, return_range: Range) -> float:
+        count = self._count
+        if count < 2 or not math.isfinite(self._products):
+            return 0.0
+        slope = self._products / (count * (count**2 - 1) / 12)  # which is the sum of squares of 0, 1, 2, …
+        return _clip(slope * (count - 1) / (return_range[1] - return_range[0]))
 
 
 def performance(returns: Sequence[float], return_range: Range) -> float:

@@ -1,6 +1,5 @@
 """Demonstrations: whole driven episodes in a file, which a new run puts into its replay before the first update."""
 
-import json
 import stat
 import zipfile
 import zlib
@@ -14,6 +13,7 @@ import numpy as np
 from app.config.schema_env import EnvConfig
 from app.core.atomic_files import atomic_write, strict_json
 from app.core.errors import UserError
+from app.core.json_data import parse_json
 from app.envs.spec import ObservationSpec
 from app.replay.row_format import RowFormat, StoredStep, array_kinds
 from app.runs.fingerprint import FlatDict, flatten, require_same_fingerprint
@@ -108,7 +108,7 @@ def _read_file(path: Path, env: EnvConfig, spec: ObservationSpec) -> Demonstrati
         content = _load_arrays(path)
         if "about" not in content:
             raise ValueError("it does not say how it was made")
-        about = json.loads(str(content.pop("about")))
+        about = parse_json(str(content.pop("about")))
         made_under = about["made_under"]
         if about["format"] != _FORMAT:
             raise ValueError(f"its format is {about['format']!r}, and this version reads {_FORMAT}")

@@ -1,11 +1,11 @@
 """Learning curves of a run in one picture."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from app.core.atomic_files import atomic_write
+from app.core.json_data import parse_json
 from app.core.system import keep_matplotlib_out_of_home
 from app.health.score import best_epoch
 from app.reporting.number_format import duration
@@ -43,14 +43,31 @@ def read_metrics(path: Path) -> Lines:
 
     A resumed run repeats the steps since its last checkpoint: the later line of a step counts. An incomplete last line,
     as a killed run leaves it, is ignored.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no text, or a line is not one of numbers and null with a step.
     """
     lines: Lines = []
-    for text in path.read_text(encoding="utf-8").split("\n")[:-1]:
-        line = json.loads(text)
+    for number, text in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        try:
+            line = parse_json(text)
+            _require_numbers(line)
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
         while lines and lines[-1]["step"] >= line["step"]:
             lines.pop()
         lines.append(line)
     return lines
+
+
+def _require_numbers(line: Any) -> None:
+    """Raise ValueError unless a line maps names to numbers or null, and has a step."""
+    if not isinstance(line, dict) or type(line.get("step")) is not int:
+        raise ValueError("it has no step")
+    for name, value in line.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ValueError(f"{name} is no number")
 
 
 def plot_curves(metrics_jsonl: Path, out: Path) -> None:

@@ -3,16 +3,14 @@
 Every name that is added is written; there is no list that could drop one.
 """
 
-import errno
 import json
 import logging
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from app.core.atomic_files import atomic_write, strict_json, sync_folder
+from app.core.atomic_files import append_line, atomic_write, strict_json
 
 _LOG = logging.getLogger(__name__)
 _JSONL = "metrics.jsonl"
@@ -112,8 +110,9 @@ class MetricsWriter:
             step: Updates since the run began.
             metrics: Values by name.
         """
-        line = strict_json({"step": step, **metrics}) + "\n"
-        self._guarded(_JSONL, lambda: _append(self._path, line.encode()))
+        line = strict_json({"step": step, **metrics})
+        # Durable at once: the next checkpoint says that the epoch is complete.
+        self._guarded(_JSONL, lambda: append_line(self._path, line))
         self._for_each_log(lambda log: log.write(step, metrics))
 
     def finish(self, step: int, figures: Mapping[str, Any], is_finished: bool) -> None:
@@ -151,21 +150,6 @@ class MetricsWriter:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _append(path: Path, line: bytes) -> None:
-    """Append a whole line or nothing: half a line would spoil the next one, too."""
-    with path.open("ab", buffering=0) as file:
-        length = file.seek(0, os.SEEK_END)
-        try:
-            if file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        except OSError:
-            file.truncate(length)
-            raise
-        os.fsync(file.fileno())  # the next checkpoint says that the epoch is complete
-    if not length:
-        sync_folder(path.parent)
 
 
 def _keep_lines(path: Path, after: int) -> None:

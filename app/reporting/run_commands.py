@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.config.schema import Config
+from app.config.schema_env import GymConfig
+from app.config.task_id import split_task_id
 from app.config.types import LONGEST_NAME
 from app.runs.run_overrides import run_overrides, spell
 
@@ -41,14 +43,16 @@ def next_commands(folder: Path, config: Config, has_policy: bool) -> tuple[Comma
 
 def _on_the_folder(folder: Path, config: Config) -> Iterator[Command]:
     run = f"run={spell(str(folder))}"
+    module = split_task_id(config.env.id)[0] if isinstance(config.env, GymConfig) else None
+    on_run = [run] if module is None else [run, f"env_module={module}"]
     if config.env.eval_tracks:
         tracks = f"tracks=[{','.join(map(str, _other_tracks(config)))}]"
         yield Command("Evaluate the best policy on tracks that it has never seen.", _line("evaluate", run, tracks))
         yield Command("Look at its laps, step by step: what it sees, does and expects.", _line("replay_viewer", run))
     else:
-        yield Command("Evaluate the best policy on new episodes.", _line("evaluate", run))
-    yield Command("Export it as ONNX with a driver for tmrl.", _line("export", run))
-    yield Command("Find out what failed first, against recorded healthy runs.", _line("postmortem", run))
+        yield Command("Evaluate the best policy on new episodes.", _line("evaluate", *on_run))
+    yield Command("Export it as ONNX with a driver for tmrl.", _line("export", *on_run))
+    yield Command("Find out what failed first, against recorded healthy runs.", _line("postmortem", *on_run))
 
 
 def _other_tracks(config: Config) -> Iterator[int]:

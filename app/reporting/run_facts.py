@@ -1,6 +1,5 @@
 """Facts of a run, read from its folder: what it is, how far it is, and how well it drives."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,10 +9,12 @@ from typing import Any
 import yaml
 
 from app.core.errors import format_error
+from app.core.json_data import read_json
 from app.core.system import occupied_bytes
 from app.health.full_laps import first_full_lap, held_epochs
 from app.health.score import History, best_epoch
 from app.reporting.curves import read_metrics
+from app.runs.config_file import read_plain_yaml
 from app.runs.fingerprint import FlatDict, flatten, with_current_names
 from app.runs.lock import in_use
 from app.runs.run_folder import RunFolder
@@ -150,7 +151,7 @@ def state_of(reason: str) -> str:
 
 
 def _of_settings(path: Path) -> dict[str, Any]:
-    content = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)  # noqa: S506  (both loaders are safe)
+    content = yaml.load(read_plain_yaml(path), Loader=_LOADER)  # noqa: S506  (both loaders are safe)
     if not isinstance(content, dict):
         raise ValueError("it holds no keys")
     settings: FlatDict = with_current_names(flatten(content))
@@ -176,7 +177,7 @@ def _state(folder: RunFolder, found: Mapping[str, Any]) -> tuple[str, str | None
         pass
     updates = found.get("updates") or 0
     try:
-        summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+        summary = read_json(folder.summary)
         if (summary.get("updates") or updates) >= updates:
             return state_of(str(summary["stop_reason"])), str(summary["stop_reason"])
     except _UNREADABLE:

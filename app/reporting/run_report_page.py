@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -14,6 +13,7 @@ from rich.filesize import decimal
 from app.config.faults import FaultState, faults_of
 from app.config.rules import warnings
 from app.config.schema import Config
+from app.core.json_data import parse_json, read_json
 from app.health.collapse import rule_findings
 from app.health.score import History, best_epoch
 from app.health.standstill import standstill
@@ -292,13 +292,13 @@ def _read_lines(path: Path) -> Iterator[Any]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for line in lines:
         with contextlib.suppress(*_UNREADABLE):
-            yield json.loads(line)
+            yield parse_json(line)
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     """Return the content of a file of JSON; empty if there is none, or none that can be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except _UNREADABLE:
         return {}
     return content if isinstance(content, dict) else {}

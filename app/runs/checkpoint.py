@@ -18,7 +18,11 @@ from app.core.errors import UserError
 from app.runs.fingerprint import recorded_fingerprint, with_current_names
 
 FORMAT = 2
-PARTS = {"fingerprint", "config", "training", "interface", "rng", "epochs_done", "vitals", "wall_s"}
+_KINDS = {
+    "fingerprint": (dict,), "config": (dict,), "training": (dict,), "interface": (dict,), "rng": (dict,),
+    "epochs_done": (int,), "vitals": (list,), "wall_s": (int, float),
+}  # fmt: skip
+PARTS = _KINDS.keys()
 _MAX_HEADER_BYTES = 1000
 
 State = dict[str, Any]
@@ -141,9 +145,9 @@ def read_checkpoint(path: Path) -> State:
         raise DamagedCheckpoint(f"{path}: holds something other than data and was not loaded: {reason}") from None
     if not isinstance(state, dict) or not state.keys() >= PARTS:
         raise DamagedCheckpoint(f"{path}: lacks parts that a checkpoint has.")
+    if wrong := [name for name, kind in _KINDS.items() if type(state[name]) not in kind]:
+        raise DamagedCheckpoint(f"{path}: its {wrong[0]} is not what a checkpoint has.")
     config, fingerprint = state["config"], state["fingerprint"]
-    if not isinstance(config, dict) or not isinstance(fingerprint, dict):
-        raise DamagedCheckpoint(f"{path}: lacks the settings that it was made under.")
     return state | {"config": with_current_names(config), "fingerprint": recorded_fingerprint(fingerprint)}
 
 

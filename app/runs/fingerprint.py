@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from app.config.key_effects import EVALUATION_ONLY, MACHINE_ONLY, PLACE_KEYS, can_change_learning
-from app.config.renamed_keys import ADDED_KEYS, RENAMED_KEYS
+from app.config.renamed_keys import ADDED_KEYS, ADDED_KEYS_OF_ENV, RENAMED_KEYS
 from app.config.schema import Config
 from app.core.errors import UserError
+from app.core.json_data import read_json
 
 FlatDict = dict[str, Any]
 
@@ -19,6 +20,8 @@ FlatDict = dict[str, Any]
 _LEARNING_ONLY = ("encoder.prediction_weight", "critic.initial_q", "value.sigma")
 _IMAGES_ONLY = ("env.image_size", "env.image_history")
 _CATEGORICAL_ONLY = ("value.bins", "value.support")
+
+_WHOLE = ("env.kwargs",)  # mappings that are the value of one key
 
 _ABSENT = "(absent)"
 _ABSENT_NOTE = (
@@ -28,8 +31,12 @@ _ABSENT_NOTE = (
 
 
 def flatten(value: Any, prefix: str = "") -> FlatDict:
-    """Return nested mappings as one mapping with dotted keys; lists stay whole, tuples become lists as in JSON."""
-    if not isinstance(value, Mapping):
+    """Return nested mappings as one mapping with dotted keys.
+
+    Lists stay whole, and tuples become lists as in JSON. The arguments of a task stay one mapping: their names are none
+    of this program's keys.
+    """
+    if not isinstance(value, Mapping) or prefix in _WHOLE:
         return {prefix: json.loads(json.dumps(value))}
     return {
         key: item
@@ -67,7 +74,7 @@ def with_current_names(flat: Mapping[str, Any]) -> FlatDict:
             renamed[new] = math.prod(renamed.pop(key) for key in old)
     sections = {key.partition(".")[0] for key in renamed}
     added = {key: value for key, value in ADDED_KEYS.items() if key.partition(".")[0] in sections}
-    return added | renamed
+    return added | ADDED_KEYS_OF_ENV.get(str(renamed.get("env.kind")), {}) | renamed
 
 
 def fingerprint(config: Config) -> FlatDict:
@@ -102,7 +109,7 @@ def read_fingerprint(path: Path, hint: str) -> FlatDict:
         UserError: The file cannot be read, or holds no fingerprint.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if not isinstance(content, dict):
             raise ValueError("it holds no settings")
     except (ValueError, OSError) as error:

@@ -1,6 +1,5 @@
 """Lock that gives a run, study or launch one owner at a time."""
 
-import json
 import os
 import platform
 import time
@@ -10,8 +9,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from app.core.atomic_files import make_folder, process_exists, write_json
+from app.core.atomic_files import make_folder, process_exists, sync_folder, write_json
 from app.core.errors import UserError
+from app.core.json_data import read_json
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Lock:
             return
         try:
             make_folder(self.folder)
+            sync_folder(self.folder.parent)  # a process that was killed may have made the folder, and not come to this
             self._lock.acquire()
             owner = _Owner(os.getpid(), platform.node(), datetime.now().astimezone().isoformat(" ", "seconds"))
             write_json(self._owner, asdict(owner))
@@ -110,7 +111,7 @@ class Lock:
     def _read_owner(self) -> _Owner | None:
         """Return the recorded owner; None if the record is missing, damaged, or of a process that has died."""
         try:
-            owner = _Owner(**json.loads(self._owner.read_text(encoding="utf-8")))
+            owner = _Owner(**read_json(self._owner))
         except (OSError, ValueError, TypeError, RecursionError):
             return None
         if type(owner.pid) is not int or (owner.host == platform.node() and not process_exists(owner.pid)):

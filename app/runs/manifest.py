@@ -1,6 +1,5 @@
 """Manifest: the list of the files that this program made in a folder, and the refusal of folders that others made."""
 
-import json
 import os
 import stat
 import unicodedata
@@ -11,6 +10,7 @@ from typing import Any
 
 from app.core.atomic_files import write_json
 from app.core.errors import UserError
+from app.core.json_data import read_json
 from app.runs.lock import Lock
 
 KINDS = ("study", "replay", "checkpoints", "weights")
@@ -59,7 +59,7 @@ class Manifest:
         try:
             if not stat.S_ISREG(os.lstat(path).st_mode):
                 raise ValueError("it is not a regular file")
-            return cls(root, _parse(json.loads(path.read_text(encoding="utf-8"))))
+            return cls(root, _parse(read_json(path)))
         except FileNotFoundError:
             return cls(root, {})
         except (OSError, ValueError, RecursionError) as error:

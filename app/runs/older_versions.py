@@ -15,6 +15,8 @@ from app.config.load import CONF
 from app.core.errors import UserError
 from app.runs.fingerprint import FlatDict, flatten, unflatten, with_current_names
 
+_SHOWN = 20  # keys in a message
+
 
 def complete(subject: str, recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recorded configuration with the keys of this version.
@@ -30,7 +32,7 @@ def complete(subject: str, recorded: Mapping[str, Any]) -> dict[str, Any]:
         The configuration, nested; its values are not validated.
 
     Raises:
-        UserError: A key that can have changed what was learned is missing or no longer exists; names every such key.
+        UserError: A key that can have changed what was learned is missing or no longer exists; names them.
     """
     flat = with_current_names(flatten(recorded))
     defaults = default_settings(str(flat.get("model.name", "")), str(flat.get("env.kind", "")))
@@ -40,7 +42,8 @@ def complete(subject: str, recorded: Mapping[str, Any]) -> dict[str, Any]:
     lines = [f"{key}: is missing; the default is {defaults[key]}" for key in missing if can_change_learning(key)]
     lines += [f"{key} = {flat[key]}: no longer exists" for key in removed if can_change_learning(key)]
     if lines:
-        listed = "\n".join(f"  {line}" for line in lines)
+        more = [f"and {len(lines) - _SHOWN} more; the file may have been cut off"] if len(lines) > _SHOWN else []
+        listed = "\n".join(f"  {line}" for line in [*lines[:_SHOWN], *more])
         raise UserError(
             f"{subject}: another version of this program wrote it:\n{listed}\n"
             "These keys can change what a run learns, so no default is put in their place. Use the version that made "

@@ -4,7 +4,6 @@ torch, which takes seconds to import, is imported where weights are read or writ
 """
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,8 +16,9 @@ from safetensors import SafetensorError, safe_open
 
 from app.config.run_paths import require_run
 from app.config.schema import Config
-from app.core.atomic_files import atomic_write, make_folder, strict_json, sync_folder, write_json
+from app.core.atomic_files import append_line, atomic_write, make_folder, strict_json, sync_folder, write_json
 from app.core.errors import UserError
+from app.core.json_data import parse_json
 from app.runs.checkpoint import Checkpoints
 from app.runs.config_file import read_config, write_config
 from app.runs.fingerprint import (
@@ -42,6 +42,9 @@ _REPLAY_HINT = (
     "Set it as it was, add '+restart=clean restart.targets=[replay]' to continue with the networks and an empty "
     "replay, or choose another run_name."
 )
+
+
+_ACTOR_PREFIX = "net."  # of the weights of an actor, which are those of the networks without it
 
 
 class RunFolder:
@@ -182,8 +185,7 @@ class RunFolder:
         """
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = {"time": now, "updates": updates, "changed": changed, "environment": environment}
-        with self.starts.open("a", encoding="utf-8") as file:
-            file.write(strict_json(line) + "\n")
+        append_line(self.starts, strict_json(line))
 
     def move_records_to_history(self) -> Path | None:
         """Move the records of an earlier run in this folder to ``history/<time>``, so that a new run begins its own.
@@ -222,8 +224,8 @@ class RunFolder:
     ) -> None:
         """Save the weights of the best policy and its result.
 
-        The file of the actor holds the result and the fingerprint, too, and is written after that of the model: it
-        decides which policy is the best one.
+        The file of the actor holds the result and the fingerprint, too, and is written last: it decides which policy is
+        the best one, and a run that is killed before writes all of them again.
 
         Args:
             actor: Actor of the policy.
@@ -234,10 +236,10 @@ class RunFolder:
         from safetensors.torch import save_file
 
         metadata = {"result": strict_json(result), "fingerprint": strict_json(made_under)}
+        write_json(self.best_result, result)
         for path, module, content in ((self.best_model, model, {}), (self.best_actor, actor, metadata)):
             with atomic_write(path) as temporary:
                 save_file({name: part.contiguous() for name, part in module.state_dict().items()}, temporary, content)
-        write_json(self.best_result, result)
 
     def load_best(self, actor: "nn.Module") -> None:
         """Load the weights of the best policy; nothing in the file can be executed.
@@ -252,6 +254,24 @@ class RunFolder:
             actor.load_state_dict(load_weights(self.best_actor))
         except RuntimeError as error:
             raise UserError(f"{self.best_actor}: holds another network: {str(error).splitlines()[0]}") from None
+
+    def best_networks(self) -> "dict[str, Tensor]":
+        """Return the weights of all networks of the best policy.
+
+        Raises:
+            UserError: A file is missing or damaged, or the two are of different policies, because the run was killed
+                after it had written the first of them.
+        """
+        import torch
+
+        networks, actor = load_weights(self.best_model), load_weights(self.best_actor)
+        parts = ((part, networks.get(name.removeprefix(_ACTOR_PREFIX))) for name, part in actor.items())
+        if not all(other is None or torch.equal(part, other) for part, other in parts):
+            raise UserError(
+                f"{self.best_model}: belongs to another policy than {self.best_actor.name}: the run was stopped while "
+                "it saved its best policy. Continue that run to the end of its epoch first."
+            )
+        return networks
 
     def best_config(self) -> Config:
         """Return the configuration under which the best policy was made.
@@ -313,7 +333,7 @@ def unused_timestamp(root: Path) -> str:
 def _read_metadata(path: Path, key: str) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            content = json.loads((file.metadata() or {})[key])
+            content = parse_json((file.metadata() or {})[key])
         if not isinstance(content, dict):
             raise ValueError(f"its {key} is no mapping")
         return content

@@ -62,6 +62,8 @@ def run_overrides(config: Config) -> RunOverrides | None:
 
 def spell(value: Any) -> str:
     """Return a value in Hydra's spelling."""
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{name}:{spell(item)}' for name, item in value.items())}}}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"[{','.join(map(spell, value))}]"
     if isinstance(value, str):

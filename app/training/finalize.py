@@ -1,6 +1,5 @@
 """End of a run: evaluation of the best policy, curves, video, and the summary."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from app.config.key_effects import can_change_result
 from app.config.schema import Config
 from app.core.atomic_files import write_json
 from app.core.console import print_line
+from app.core.json_data import read_json
 from app.evaluation.episodes import REPORT_OFFSET
 from app.evaluation.evaluator import Evaluator, evaluation_starts
 from app.evaluation.results import Evaluation
@@ -46,7 +46,7 @@ def finished_objective(config: Config, folder: RunFolder, source: Source, consol
     if config.restart or newest is None or newest["epochs_done"] < config.training.epochs:
         return None
     try:
-        summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+        summary = read_json(folder.summary)
         if summary["stop_reason"] != StopKind.FINISHED.value or summary["updates"] != newest["training"]["updates"]:
             return None
         _require_same_result(config, folder, newest)

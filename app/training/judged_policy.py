@@ -11,6 +11,7 @@ from app.config.schema_env import EnvConfig
 from app.core.console import printable
 from app.core.errors import UserError, format_error
 from app.envs.env_factory import make_spec
+from app.envs.gym_task import import_named_module
 from app.evaluation.evaluator import BatchActor
 from app.models.actor import DrivingActor
 from app.runs.run_folder import RunFolder
@@ -49,6 +50,7 @@ def open_policy(cfg: EvaluateConfig) -> Iterator[JudgedPolicy]:
         raise UserError(f"{missing_value('run')} For a folder that app/export.py wrote, write bundle=FOLDER.")
     if cfg.run is not None and cfg.bundle is not None:
         raise UserError("run and bundle exclude each other. Leave one of them out.")
+    import_named_module(cfg.env_module)
     if cfg.run is not None:
         yield _policy_of_run(cfg, RunFolder(Path(cfg.run)))
         return

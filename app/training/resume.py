@@ -10,7 +10,7 @@ from torch import Tensor
 
 from app.config.schema import Config
 from app.core.console import print_line
-from app.core.errors import UserError
+from app.core.errors import UserError, format_error
 from app.core.system import environment
 from app.envs.env_factory import make_spec
 from app.replay.buffer import ReplayMemory
@@ -25,10 +25,12 @@ from app.runs.fingerprint import (
     require_same_fingerprint,
     require_same_keys,
 )
-from app.runs.run_folder import RunFolder, load_weights
+from app.runs.run_folder import RunFolder
 from app.training.setup import device_name
 
 _EPOCH_LENGTH = "training.updates_per_epoch"
+# Settings that a support which is computed depends on; it is part of the checkpoint.
+_SUPPORT_KEYS = ("agent.gamma", "agent.alpha", "agent.alpha_min", "agent.target_entropy", "env.return_range")
 _HINT = "Add +restart=clean to remove it, or choose another run_name."
 _EPOCH_LENGTH_HINT = (
     "The length of an epoch cannot change while a run continues: restore the recorded value (training.epochs may "
@@ -121,7 +123,7 @@ def usable_states(
     states, damaged, verified = [], [], replay_cleared
     for candidate in source.candidates:
         problem = candidate.problem
-        if not problem and not verified and (damage := memory.find_damage(candidate.state["training"]["replay"])):
+        if not problem and not verified and (damage := _find_damage(candidate.state, memory)):
             problem = f"{candidate.path}: cannot be used: {damage}"
         if problem:
             damaged.append((candidate.path, problem))
@@ -141,13 +143,23 @@ def usable_states(
     return states
 
 
+def _find_damage(state: State, memory: ReplayMemory) -> str | None:
+    try:
+        return memory.find_damage(state["training"]["replay"])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # made by another program, or by hand
+        return f"it does not say which rows of the replay it needs ({format_error(error)})."
+
+
 def report_changes(config: Config, folder: RunFolder, state: State, device: str, console: Console) -> None:
     """Print where the run resumes and which settings have changed since; record both in the folder."""
     updates = state["training"]["updates"]
     without_effect = {"training.demonstrations", *(["agent.alpha"] if config.agent.auto_alpha else [])}
     without_effect |= {"training.start_training"} if updates else set()
+    notes = dict.fromkeys(without_effect, " (without effect from here on)")
+    if config.value.kind == "categorical" and config.value.support is None and updates:
+        notes = dict.fromkeys(_SUPPORT_KEYS, " (the support of the value stays as it was)") | notes
     changed = [
-        f"{line} (without effect from here on)" if line.partition(":")[0] in without_effect else line
+        f"{line}{notes.get(line.partition(':')[0], '')}"
         for line in changed_settings(state["config"], flatten(asdict(config.to_record())))
     ]
     print_line(console, f"Resuming {folder.path} after {updates:,} updates ({state['epochs_done']} epochs).", "green")
@@ -206,7 +218,7 @@ def _best_policy_of(other: RunFolder, config: Config) -> Source:
     hint = "Set these keys as that run had them, or leave training.init_from out."
     require_same_fingerprint(key, other.best_fingerprint(), fingerprint(config), hint)
     description = f"the best policy of {other.path} (return {other.read_best_result()['return_test_det']:.1f})"
-    return Source((), load_weights(other.best_model), description)
+    return Source((), other.best_networks(), description)
 
 
 def _check_state(config: Config, folder: RunFolder, state: State) -> None:

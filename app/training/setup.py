@@ -13,6 +13,7 @@ from app.config.schema import Config
 from app.core.errors import UserError
 from app.core.system import usable_cores
 from app.envs.env_factory import make_spec
+from app.envs.gym_task import import_task_module
 from app.envs.spec import ObservationSpec
 from app.replay.memory_check import MemoryEstimate, estimate_memory, require_memory
 
@@ -36,9 +37,10 @@ def set_up(config: Config) -> Setup:
     """Prepare this process for a run.
 
     Raises:
-        UserError: The device or the memory is not available.
+        UserError: The device, the task or the memory is not available.
     """
     device = prepare_process(config.device, config.threads, config.seed)
+    import_task_module(config.env)
     spec = make_spec(config.env)
     memory = estimate_memory(spec, config.replay.capacity)
     require_memory(memory)

@@ -14,7 +14,7 @@ from app.agents.finite_check import NonFiniteError
 from app.agents.measures import measure
 from app.config.schema import Config
 from app.core.console import print_line
-from app.core.errors import UserError
+from app.core.errors import UserError, format_error
 from app.core.tmrl_api import iterate_epochs
 from app.evaluation.episodes import SELECTION_OFFSET, Start, make_starts
 from app.evaluation.evaluator import evaluation_starts
@@ -102,8 +102,14 @@ class Trainer:
                 print_line(console, f"The records of an earlier run were moved to {aside}.", "yellow")
             folder.write_fingerprint(config)
         if states:
-            report_changes(config, folder, states[0], loop.agent.device, console)
-            self._resume(states, replay_cleared)
+            try:
+                report_changes(config, folder, states[0], loop.agent.device, console)
+                self._resume(states, replay_cleared)
+            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+                raise UserError(  # its checksum is right: another program made it, or a person
+                    f"{folder.checkpoints.last}: is not a state that this version saves ({format_error(error)}). Start "
+                    f"a new run from its best policy: run_name=... training.init_from={folder.path}"
+                ) from error
         else:
             if config.restart is None:
                 report_same_settings(config, folder, console)
@@ -136,7 +142,8 @@ class Trainer:
         except KeyboardInterrupt:  # the second signal, possibly in the middle of an update: nothing can be saved
             return INTERRUPTED
         except NonFiniteError as error:
-            print_line(self.console, str(error), "bold red")
+            kept = " The last checkpoint, from before it, is kept." if self.folder.checkpoints.exist() else ""
+            print_line(self.console, f"{error}{kept}", "bold red")
             return StopReason(StopKind.NOT_FINITE, error.quantity)
         finally:
             self.progress.stop()

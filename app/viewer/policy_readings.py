@@ -14,7 +14,7 @@ from app.models.distributions import squashed_entropy, squashed_std
 from app.models.factory import make_actor_critic
 from app.models.trunk import ContextualTrunk
 from app.models.value import CategoricalValue
-from app.runs.run_folder import RunFolder, load_weights
+from app.runs.run_folder import RunFolder
 from app.viewer.recorded_episode import RecordedEpisode
 
 _BATCH = 256  # states
@@ -56,7 +56,7 @@ def load_best_model(folder: RunFolder, config: Config) -> ActorCritic:
     """
     model = make_actor_critic(config, make_spec(config.env)).to(memory_format=torch.channels_last)
     try:
-        model.load_state_dict(load_weights(folder.best_model))
+        model.load_state_dict(folder.best_networks())
     except RuntimeError as error:
         raise UserError(f"{folder.best_model}: holds other networks: {str(error).splitlines()[0]}") from None
     return model.requires_grad_(False).eval()

@@ -1,0 +1,1 @@
+"""Searches: faults that are tried by the hundred."""
