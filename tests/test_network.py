@@ -471,6 +471,9 @@ def test_local_run_uses_what_a_run_over_a_network_has_received(net):
     local = local_interface(net)
     assert local.load_state_dict(trainer.state_dict()) and "2 episodes" in net.text()
     middle = local.retrieve_buffer().memory
+    resumed = net.trainer()  # over the network again
+    assert resumed.load_state_dict(local.state_dict())
+    assert same_steps(head + middle + drain(resumed), sent)
     again = local_interface(net)
     assert again.load_state_dict(local.state_dict())
     rest = []

@@ -30,6 +30,7 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("run_name=a=b", "A value with an equals sign takes quotes within quotes: 'run_name=\"a=b\"'"),
         ("seed=" + "9" * 5000, f"seed={'9' * 200}... (5,000 characters): cannot be read."),
         ("run_name=\udcff\x1b[31m", "run_name=\\udcff\\x1b[31m: cannot be read."),
+        ("a\x1c", "a\\x1c: is no setting."),
     ],
     ids=lambda text: text[:20].encode("unicode_escape").decode(),
 )

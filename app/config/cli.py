@@ -93,4 +93,4 @@ def _leave(text: str) -> NoReturn:
     """End the program with a message: without secrets of the command line, and without what a terminal would obey."""
     from app.core.console import printable  # rich takes time to import, and most commands end without a message
 
-    sys.exit("\n".join(map(printable, hide_secrets(text, sys.argv[1:]).splitlines())))
+    sys.exit("\n".join(map(printable, hide_secrets(text, sys.argv[1:]).split("\n"))))

@@ -12,6 +12,7 @@ from app.distributed.messages import EpisodeMessage, decode_message, encode_mess
 from app.replay.row_format import RowFormat, StoredStep
 from app.training.rollout import MAX_STEPS_PER_BUFFER
 
+RECEIVED = "received_episodes"  # key of a queue in the state of a local interface
 _OVERHEAD = 1000  # bytes that an episode takes beyond its rows and frames
 
 

@@ -8,14 +8,12 @@ from rich.console import Console
 from app.config.schema import Config
 from app.core.console import print_line
 from app.core.tmrl_api import Buffer, RolloutWorker
-from app.distributed.episode_queue import EpisodeQueue, dropped_episodes
+from app.distributed.episode_queue import RECEIVED, EpisodeQueue, dropped_episodes
 from app.distributed.messages import MessageError
 from app.envs.spec import ObservationSpec
 from app.evaluation.evaluator import Evaluator, LocalEvaluator
 from app.replay.row_format import RowFormat
 from app.training.rollout import LocalInterface, RolloutInterface, StepDemand, make_local_worker
-
-_RECEIVED = "received_episodes"
 
 
 class ContinuedInterface(LocalInterface):
@@ -52,7 +50,7 @@ class ContinuedInterface(LocalInterface):
     def state_dict(self) -> dict[str, Any]:
         """Return the state of ``LocalInterface``, and the received episodes if there are any left."""
         state = super().state_dict()
-        return {**state, _RECEIVED: self._received.state_dict()} if self._received else state
+        return {**state, RECEIVED: self._received.state_dict()} if self._received else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         """Restore what ``state_dict`` of this interface or of the one for a network returned.
@@ -61,7 +59,7 @@ class ContinuedInterface(LocalInterface):
             Whether the running episode continues.
         """
         over_network = "pending" in state
-        received = state if over_network else state.get(_RECEIVED)
+        received = state if over_network else state.get(RECEIVED)
         continues = over_network or super().load_state_dict(state)
         if received is None:
             return continues

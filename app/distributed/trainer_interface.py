@@ -11,7 +11,7 @@ from rich.console import Console
 from app.config.schema import NetworkConfig
 from app.core.console import print_line
 from app.core.tmrl_api import Buffer, TrainerInterface
-from app.distributed.episode_queue import EpisodeQueue, dropped_episodes
+from app.distributed.episode_queue import RECEIVED, EpisodeQueue, dropped_episodes
 from app.distributed.flow_control import FlowControl
 from app.distributed.limited_log import LimitedLog
 from app.distributed.messages import (
@@ -167,19 +167,23 @@ class NetworkTrainerInterface(TrainerInterface):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> bool:
-        """Continue from what ``state_dict`` returned; the state of another kind of interface is ignored.
+        """Continue from what ``state_dict`` returned; of a local interface, only received episodes that it still had.
 
         Returns:
             Whether the episode continues whose first rows are in the replay.
         """
-        if "received" not in state:
+        if "received" in state:
+            self._generation = state["life"]
+            self._flow.load(state["received"])
+            queued = state
+        else:
+            queued = state.get(RECEIVED)
+        if queued is None:
             return False
-        self._generation = state["life"]
-        self._flow.load(state["received"])
         try:
-            self._episodes.load_state_dict(state)
+            self._episodes.load_state_dict(queued)
         except MessageError:
-            print_line(self._console, dropped_episodes(state), "yellow")
+            print_line(self._console, dropped_episodes(queued), "yellow")
             return False
         return True
 

@@ -97,7 +97,7 @@ def flaw(words: list[str], text: str) -> str | None:
         return "is too long"
     if not all(line.isprintable() for line in text.split("\n")):
         return "can steer a terminal"
-    named = [printable(re.split("[=@.]", word.strip("+~"))[0])[:40] for word in words]  # a section, or the whole key
+    named = [printable(re.split("[=@.\n]", word.strip("+~"))[0])[:40] for word in words]  # a section, or the whole key
     if not any(name in text for name in named):
         return "names no key"
     if not ADVICE.search(text):
