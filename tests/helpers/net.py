@@ -1,5 +1,7 @@
 """Trainer and workers in one process, with a clock that advances only as a test wants."""
 
+import threading
+import time
 from types import SimpleNamespace
 
 import torch
@@ -22,10 +24,18 @@ class Clock:
         self.now = 1000.0
         for module in ("trainer_interface", "worker"):
             monkeypatch.setattr(f"app.distributed.{module}.time.monotonic", lambda: self.now)
-        monkeypatch.setattr("time.sleep", self.advance)
+        self._thread, self._real_sleep = threading.get_ident(), time.sleep
+        monkeypatch.setattr("time.sleep", self._sleep)
 
     def advance(self, seconds):
         self.now += seconds
+
+    def _sleep(self, seconds):
+        """Advance in the thread of the test; threads that other tests have left behind wait as ever."""
+        if threading.get_ident() == self._thread:
+            self.advance(seconds)
+        else:
+            self._real_sleep(seconds)
 
 
 class Net:
