@@ -17,7 +17,7 @@ from app.config.schema import Config
 from app.runs.config_file import read_config
 from app.runs.fingerprint import flatten
 from app.sweep.study_folder import StudyFolder
-from app.sweep.study_store import END, FOLDER, STOPPED, StudyStore
+from app.sweep.study_store import END, FOLDER, LAUNCH, STOPPED, StudyStore
 from tests.helpers.crashed_runs import SLACK, SMALL, comparable_lines, whole_result
 from tests.helpers.forked import kill_after, moments, start_command, start_training, wait_until
 from tests.helpers.runs import first_difference
@@ -103,7 +103,10 @@ class Sweeps:
         study = StudyStore(f"sqlite:///{folder.database}", STUDY).load()
         states = [trial.state.name for trial in study.trials]
         ends = [trial.user_attrs.get(END) for trial in study.trials if trial.state.name == "FAIL"]
-        if states.count("COMPLETE") < TRIALS or "RUNNING" in states or set(ends) - {STOPPED}:
+        # One that a killed launch had asked for and not begun counts as running for some minutes: it could be another
+        # machine's.
+        running = [trial for trial in study.trials if trial.state.name == "RUNNING" and LAUNCH in trial.user_attrs]
+        if states.count("COMPLETE") < TRIALS or running or set(ends) - {STOPPED}:
             yield f"{folder.path}: {states}"
         done = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
         for trial in done:
