@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("app", "conf", "pyproject.toml")
+COPIED = ("app", "conf", "docs", "pyproject.toml")
 # Names of runs follow from overrides, so the commands stay as they are, and the defaults in the copy are made small.
 SMALL = {
     "conf/training/default.yaml": {

@@ -6,12 +6,14 @@ import shutil
 import pytest
 from rich.console import Console
 
+from app.ablation.evidence_runs import read_evidence
 from app.ablation.evidence_table import write_evidence
 from app.ablation.lab_plan import require_same_settings
 from app.ablation.lab_runs import LabFolder, has_ended
 from app.ablation.recorded_runs import find_recorded, remove_restored, restore, write_arms
 from app.core.errors import UserError
 from tests.helpers.labs import epochs, plan_of, read_rows, write_run
+from tests.helpers.runs import ROOT
 
 
 @pytest.fixture
@@ -122,3 +124,9 @@ def test_record_without_an_arms_configuration_is_refused_in_one_sentence(record,
     shutil.rmtree(record / "arms")
     with pytest.raises(UserError, match=r"lab\.recorded = .*fixed\.yaml: cannot be read .* lab\.recorded=null"):
         restore_all(record, tmp_path / "here")
+
+
+@pytest.mark.parametrize("record", sorted((ROOT / "docs" / "evidence").iterdir()), ids=lambda path: path.name)
+def test_committed_record_has_the_configuration_of_every_arm_with_an_epoch(record):
+    begun = {run.arm for run in read_evidence(record / "evidence.csv") if len(run.epochs)}
+    assert begun and begun <= {path.stem for path in (record / "arms").glob("*.yaml")}
