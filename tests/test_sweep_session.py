@@ -95,6 +95,15 @@ def test_survivor_of_two_launches_says_that_a_trial_of_the_other_is_left(start, 
     assert sweep.states == ["FAIL", "WAITING"]
 
 
+def test_trial_that_a_killed_launch_had_only_asked_for_takes_no_place(start):
+    sweep = start("hydra.sweeper.n_trials=1")
+    sweep.study.ask()
+    assert start("hydra.sweeper.n_trials=1") is None  # the launch that asked for it lives
+    sweep.kill_launch()
+    again = start("hydra.sweeper.n_trials=1")
+    assert again.states == ["FAIL"] and again.launch.remaining == 1
+
+
 def test_launches_are_counted(start):
     numbers = []
     for _ in range(3):

@@ -278,13 +278,22 @@ class SweepSession:
 
     def _count_left(self) -> int:
         """Return the number of trials that are recorded as running and whose launch is gone."""
-        running = self.store.trials(TrialState.RUNNING)
-        return sum(has_lost_its_launch(self.folder.launches, trial) for trial in running)
+        return sum(map(self._has_lost_its_launch, self.store.trials(TrialState.RUNNING)))
 
     def _is_orphan(self, trial: FrozenTrial) -> bool:
         """Return whether no process runs a trial: its launch is gone, and so is a job that outlived the launch."""
         run = self.folder.trials / trial.user_attrs.get(FOLDER, "")
-        return has_lost_its_launch(self.folder.launches, trial) and wait_until_free(run, _SAVE_TIMEOUT_S)
+        return self._has_lost_its_launch(trial) and wait_until_free(run, _SAVE_TIMEOUT_S)
+
+    def _has_lost_its_launch(self, trial: FrozenTrial) -> bool:
+        """Return whether the launch of a running trial is gone; one that names none may be of any living launch.
+
+        Every launch has a folder here if the storage is the file of this study.
+        """
+        if LAUNCH not in trial.user_attrs and self.folder.holds(self.store.file):
+            if not any(in_use(path) for path in self.folder.launches.glob("*")):
+                return True
+        return has_lost_its_launch(self.folder.launches, trial)
 
     def _print(self, text: str, style: str = "") -> None:
         print_line(self.console, text, style)

@@ -1,5 +1,6 @@
 """SIGKILL at random moments: the same command continues, and ends bit-equal where nothing else decides."""
 
+import itertools
 import json
 import random
 import shutil
@@ -56,9 +57,9 @@ def whole(tmp_path_factory) -> tuple[dict[str, Any], float]:
 def test_run_killed_at_random_moments_ends_bit_equal(tmp_path, whole):
     expected, seconds = whole
     count, began, when = cases(100), time.monotonic(), moments(seconds, SEED)
-    kills, problems = 0, []
+    kills, problems, folders = 0, [], (tmp_path / str(number) for number in itertools.count())
     while kills < count:
-        runs = tmp_path / str(kills)
+        runs = next(folders)
         runs.mkdir()
         config, died = configure(runs, *SMALL, OFTEN), True
         while died and kills < count:
