@@ -39,8 +39,9 @@ def explain(error: CompactHydraException, schema: str, words: Sequence[str]) -> 
         if error.options:
             group, _, option = error.missing_cfg_file.rpartition("/")
             return str(ConfigError([invalid_option(group, shortened(option), error.options)]))
-    if "Parent traversal" in text and (found := list(_wrong_options(words, lambda value: ".." in str(value)))):
-        return str(ConfigError(found))
+    for problem, mark in (("Parent traversal", ".."), ("Backslash", "\\")):
+        if problem in text and (found := list(_wrong_options(words, lambda value, mark=mark: mark in str(value)))):
+            return str(ConfigError(found))
     if overridden := re.match(r"Could not override '([^']+)'", text):
         key, _, package = overridden[1].partition("@")
         if key == ADDED_GROUP:
@@ -53,7 +54,7 @@ def explain(error: CompactHydraException, schema: str, words: Sequence[str]) -> 
             return str(ConfigError([_without_package(key)]))
         # Hydra would advise to append the key with a plus, which the schema would refuse, too.
         return str(ConfigError([unknown_key(key, pkgutil.resolve_name(schema))]))
-    if removed := re.match(r"Could not delete (?:from config\. )?'([^']*)'", text):
+    if removed := re.match(r"Could not delete (?:from config\. )?(?:The value of )?'([^']*)'", text):
         return str(ConfigError([_removed(removed[1], schema)]))
     if grouped := re.search(r"but config group '([^']*)' does not exist", text):
         return str(ConfigError([_without_package(grouped[1])]))
