@@ -18,7 +18,7 @@ SMALL = {
         "eval_episodes": 1, "eval_episodes_stochastic": 1, "eval_episodes_other": 1,
     },
     "conf/driving.yaml": {"max_steps": 30},
-    "conf/replay/default.yaml": {"capacity": 500, "batch_size": 8},
+    "conf/replay/default.yaml": {"capacity": 2000, "batch_size": 8},  # the search goes up to batches of 512
     "conf/hydra/sweeper/optuna.yaml": {"n_trials": 1},
     "conf/validate.yaml": {"top_k": 1, "seeds": "[100]"},
     "conf/play.yaml": {"driver": "reference", "window": "false", "laps": 1},  # nobody is there to drive
