@@ -245,7 +245,8 @@ def test_incompatible_search_space_is_refused_before_a_trial_is_asked_for(start,
         assert sweep.recorded_settings() == before
     else:
         start(searched=(override,))
-    assert sweep.states == states == ["COMPLETE", "RUNNING", "WAITING"] and asked_by_another_launch.number == 1
+    assert states == ["COMPLETE", "RUNNING", "WAITING"] and asked_by_another_launch.number == 1
+    assert sweep.states == (states if refused else ["COMPLETE", "FAIL", "WAITING"])  # no launch lives that asked for it
     again = study.ask()
     assert again.number == 2 and again.suggest_categorical("agent.gamma", GAMMAS) == 0.99
 
