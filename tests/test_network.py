@@ -24,6 +24,20 @@ def net(monkeypatch):
     return Net(monkeypatch, Clock(monkeypatch))
 
 
+def receive_two_episodes(net):
+    """Return a trainer that has received two episodes, the worker, and their steps."""
+    trainer, worker = net.trainer(), net.worker()
+    net.connect(trainer, worker)
+    sent = []
+    for _ in range(2):
+        worker.collect_train_episode()
+        sent += worker.buffer.memory
+        worker.send_and_clear_buffer()
+    net.steps_due = 0
+    net.advance(trainer, worker)
+    return trainer, worker, sent
+
+
 def drain(trainer):
     """Return all steps that there are, as the loop does; the last buffer may end within an episode."""
     steps = []
@@ -241,15 +255,7 @@ def test_trainer_is_heard_during_a_long_episode(net):
 
 
 def test_checkpoint_in_the_middle_of_an_episode_keeps_every_row_once(net):
-    trainer, worker = net.trainer(), net.worker()
-    net.connect(trainer, worker)
-    sent = []
-    for _ in range(2):
-        worker.collect_train_episode()
-        sent += worker.buffer.memory
-        worker.send_and_clear_buffer()
-    net.steps_due = 0
-    net.advance(trainer, worker)
+    trainer, worker, sent = receive_two_episodes(net)
     head = trainer.retrieve_buffer().memory
     assert 0 < len(head) < len(sent)
     state = trainer.state_dict()
@@ -458,15 +464,7 @@ def test_long_episodes_of_a_slow_game_count_as_much_as_short_ones_of_a_fast_one(
 
 
 def test_local_run_uses_what_a_run_over_a_network_has_received(net):
-    trainer, worker = net.trainer(), net.worker()
-    net.connect(trainer, worker)
-    sent = []
-    for _ in range(2):
-        worker.collect_train_episode()
-        sent += worker.buffer.memory
-        worker.send_and_clear_buffer()
-    net.steps_due = 0
-    net.advance(trainer, worker)
+    trainer, _, sent = receive_two_episodes(net)
     head = trainer.retrieve_buffer().memory
     local = local_interface(net)
     assert local.load_state_dict(trainer.state_dict()) and "2 episodes" in net.text()

@@ -33,7 +33,7 @@ def import_task_module(config: EnvConfig) -> None:
 
     Raises:
         EnvError: There is no such module, or it cannot be imported.
-        UserError: The id comes from a file below ``--config-dir``.
+        UserError: The id may come from a file outside ``conf/`` and was not typed.
     """
     if isinstance(config, GymConfig) and (module := split_task_id(config.id)[0]) is not None:
         require_typed_id(config.id)

@@ -153,18 +153,6 @@ def launch_parent(launch: str) -> int | None:
     return os.getppid() if host == platform.node() and int(pid) == os.getppid() else None
 
 
-def has_lost_its_launch(folder: Path, trial: FrozenTrial) -> bool:
-    """Return whether the launch of a trial that is recorded as running is gone.
-
-    Args:
-        folder: Folder ``launches/`` of the study.
-        trial: The trial.
-    """
-    if LAUNCH in trial.user_attrs:
-        return not may_be_alive(folder, trial.user_attrs[LAUNCH])
-    return (datetime.now() - trial.datetime_start).total_seconds() > _UNASSIGNED_LIMIT_S
-
-
 def living_launches(folder: Path, keep: Collection[str]) -> list[str]:
     """Return the launches of this machine that are alive, and remove what dead ones left.
 
@@ -286,14 +274,17 @@ class SweepSession:
         return self._has_lost_its_launch(trial) and wait_until_free(run, _SAVE_TIMEOUT_S)
 
     def _has_lost_its_launch(self, trial: FrozenTrial) -> bool:
-        """Return whether the launch of a running trial is gone; one that names none may be of any living launch.
+        """Return whether the launch of a trial that is recorded as running is gone.
 
-        Every launch has a folder here if the storage is the file of this study.
+        A trial that names none may be of any living launch. All of them have a folder here if the storage is the file
+        of this study; elsewhere, only time can tell.
         """
-        if LAUNCH not in trial.user_attrs and self.folder.holds(self.store.file):
-            if not any(in_use(path) for path in self.folder.launches.glob("*")):
-                return True
-        return has_lost_its_launch(self.folder.launches, trial)
+        launches = self.folder.launches
+        if LAUNCH in trial.user_attrs:
+            return not may_be_alive(launches, trial.user_attrs[LAUNCH])
+        if self.folder.holds(self.store.file) and not any(in_use(path) for path in launches.glob("*")):
+            return True
+        return (datetime.now() - trial.datetime_start).total_seconds() > _UNASSIGNED_LIMIT_S
 
     def _print(self, text: str, style: str = "") -> None:
         print_line(self.console, text, style)
