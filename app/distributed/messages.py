@@ -1,6 +1,5 @@
 """Messages between workers and trainer: plain data that is checked before it is used."""
 
-import json
 import math
 import re
 import zlib
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from app.config.types import BelowOne, Count, Positive
 from app.core.console import printable
+from app.core.json_data import parse_json
 from app.distributed.wire_format import dumps, loads
 from app.evaluation.results import Episode
 from app.replay.row_format import RowFormat, StoredStep
@@ -35,12 +35,9 @@ CountPerWorker = dict[Name, Count]
 
 def _check_settings(text: str) -> str:
     """Return settings as JSON that can be read."""
-    try:
-        if isinstance(json.loads(text), dict):
-            return text
-    except RecursionError:
-        pass
-    raise ValueError("it contains no settings")
+    if not isinstance(parse_json(text), dict):
+        raise ValueError("it contains no settings")
+    return text
 
 
 def _check_episode(episode: Episode) -> Episode:
