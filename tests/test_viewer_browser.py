@@ -147,6 +147,8 @@ def test_replay_stops_at_the_end_and_begins_again(opened):
     opened.page.locator("#play").click()
     opened.wait_until(lambda: opened.text("#play") == "Play")
     assert opened.text("#time") == opened.text("#end")
+    opened.page.locator("#rate").select_option("0.25")  # slowly, so that it is still going when it is looked at
+    opened.page.locator("#rate").blur()
     opened.press("Space")  # the click left no focus on the button
     assert opened.text("#play") == "Pause" and opened.text("#time") < opened.text("#end")
 

@@ -543,7 +543,7 @@ function choose(chosen) {
 // --- playing ---
 
 function play() {
-  if (time >= episode.last * episode.stepS) time = 0;
+  if (time >= episode.last * episode.stepS) seek(0);
   playing = true;
   element("play").textContent = "Pause";
   before = performance.now();
