@@ -12,10 +12,12 @@ from app.config.command_line import as_meant, misspelling, version_line
 from app.config.load import ConfigError, load
 from app.config.run_paths import missing_value, require_run
 from app.core.errors import UserError
+from tests.helpers import commands
 from tests.helpers.make import raw
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path for path in (ROOT / "app").glob("*.py") if "@hydra.main" in path.read_text("utf-8"))
+RUN_COMMANDS, STUDY_COMMANDS = ("evaluate", "export", "postmortem", "replay_viewer"), ("sweep_report", "validate")
 TRAIN_KEYS = ("seed", "env", "training", "logger", "norm", "restart", "model", "run_name")
 
 
@@ -68,6 +70,7 @@ def test_home_folder_is_expanded_and_a_name_of_digits_stays_a_text(monkeypatch):
     words = as_meant(["run_name=2026_09_30", "+network.password=12345678", "run_name=mine"])
     assert words == ["run_name='2026_09_30'", "+network.password='12345678'", "run_name=mine"]
     assert load(raw(words[0])).run_name == "2026_09_30"
+    assert load(raw(*as_meant(["run_name=nan"]))).run_name == "nan"
 
 
 def test_settings_on_both_sides_of_an_option_are_brought_together():
@@ -151,6 +154,19 @@ def test_bare_name_is_that_of_a_run(tmp_path, monkeypatch):
     (tmp_path / "conf" / "config.yaml").touch()  # of Hydra
     with pytest.raises(UserError, match=r"Did you mean run=runs.droq-seed0\?"):
         require_run("run", "droq-seed0")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "sentence"),
+    [
+        *((name, ["run=runs/none"], "run = runs/none: holds no run") for name in RUN_COMMANDS),
+        *((name, ["study=none"], "study = none: sweeps/none/study.db does not hold it") for name in STUDY_COMMANDS),
+        ("validate", ["study=none", "seeds=[3,3]"], "seeds = [3, 3]: must not name a value twice"),
+    ],
+)
+def test_wrong_run_or_study_is_refused_before_anything_slow_is_imported(name, words, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert commands.answer(name, words, monkeypatch, work_is_there=False).startswith(sentence)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -73,6 +73,9 @@ def test_word_that_does_not_fit_is_named_with_what_is_allowed(word, sentence, mo
         ["network.password =hunter-22"],
         ["network.password=[a hunter-22 b"],
         ["seed=[1", "network.password='a hunter-22 b'"],
+        ["network={password:hunter-[22}"],
+        ["network={port: 1, password: 'hunter-22'", "seed=1"],
+        ["logger.name=postgresql://me:hunter-22@host/a("],
     ],
     ids=" ".join,
 )
@@ -88,6 +91,11 @@ def test_folder_of_an_option_is_not_taken_for_a_setting(tmp_path, monkeypatch):
     )
     text = answer("train", ["--config-dir", str(tmp_path), "+mine=best"], monkeypatch)
     assert text.startswith("+mine=best: cannot be read (InstantiationException: ")
+
+
+def test_unknown_key_of_a_whole_section_is_named(monkeypatch):
+    text = answer("train", ["network={ports:3}"], monkeypatch)
+    assert "network.ports: there is no such key. Did you mean network.port or network.tls?" in text
 
 
 def test_short_word_is_no_secret():

@@ -1,5 +1,6 @@
 """Environment of the game, driven on a stand-in for the game."""
 
+import itertools
 import json
 import os
 import pickle
@@ -182,12 +183,22 @@ def test_silent_game_raises_an_error(game, opened):
     env.step(FULL_GAS)
     game.plugin.silent = True
     began = time.monotonic()
-    with pytest.raises(EnvError, match="sent nothing for 1.5 s.*doctor.py"):
+    with pytest.raises(EnvError, match="sent nothing usable for 1.5 s.*doctor.py"):
         for _ in range(100):
             env.step(FULL_GAS)
     assert time.monotonic() - began < 20
     game.plugin.silent = False
     assert len(drive(env, steps=3)) == 4  # a reset reconnects
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_packet_with_a_value_that_is_not_finite_counts_as_lost(game, opened, monkeypatch, wrong):
+    env = opened()
+    whole = game.car.packet
+    packets = itertools.cycle([whole, lambda: PACKET.pack(wrong, *PACKET.unpack(whole())[1:])])
+    monkeypatch.setattr(game.car, "packet", lambda: next(packets)())
+    for obs, *_ in drive(env, steps=20):
+        assert all(np.isfinite(part).all() for part in obs.values())
 
 
 def test_client_reconnects_to_a_restarted_game_without_busy_waiting(game, opened):

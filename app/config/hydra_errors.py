@@ -44,6 +44,8 @@ def explain(error: CompactHydraException, schema: str, words: Sequence[str]) -> 
             return str(ConfigError(found))
     if overridden := re.match(r"Could not override '([^']+)'", text):
         key, _, package = overridden[1].partition("@")
+        full_key = str(getattr(error.__cause__, "full_key", key))
+        key = full_key if full_key.startswith(f"{key}.") else key  # network.ports of network={ports:3}
         if key == ADDED_GROUP:
             return str(ConfigError([f"{key}: is added with a plus. Write +{key}=clean or +{key}=archive."]))
         if key.startswith(f"{ADDED_GROUP}."):

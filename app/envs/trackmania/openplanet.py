@@ -1,6 +1,7 @@
 """Client of tmrl's plugin for OpenPlanet, which reconnects when the game is restarted."""
 
 import contextlib
+import math
 import socket
 import struct
 import threading
@@ -50,7 +51,7 @@ class OpenPlanetClient:
     def __init__(self, config: OpenplanetConfig) -> None:
         self._config, self._closed = config, False
         self._received = threading.Condition()
-        self._newest: bytes | None = None  # None: already returned, or none has come
+        self._newest: Packet | None = None  # None: already returned, or none has come
         try:
             self._connect().close()
         except OSError as error:
@@ -62,7 +63,7 @@ class OpenPlanetClient:
         threading.Thread(target=self._run, daemon=True).start()
 
     def newest_packet(self) -> Packet:
-        """Wait for a packet that was not yet returned, and return the newest one.
+        """Wait for a packet that was not yet returned, and return the newest one; all of its values are finite.
 
         Raises:
             GameConnectionLost: If none came in ``timeout_s``.
@@ -71,9 +72,9 @@ class OpenPlanetClient:
         with self._received:
             if not self._received.wait_for(lambda: self._newest is not None, config.timeout_s):
                 where = f"{config.host}:{config.port}"
-                raise GameConnectionLost(f"OpenPlanet at {where} has sent nothing for {config.timeout_s:g} s")
+                raise GameConnectionLost(f"OpenPlanet at {where} has sent nothing usable for {config.timeout_s:g} s")
             packet, self._newest = self._newest, None
-        return Packet(*_LAYOUT.unpack(packet))
+        return packet
 
     def close(self) -> None:
         """Let the thread end."""
@@ -103,10 +104,15 @@ class OpenPlanetClient:
             buffer += part
             complete = len(buffer) // _LAYOUT.size * _LAYOUT.size
             if complete:
-                with self._received:
-                    self._newest = buffer[complete - _LAYOUT.size : complete]
-                    self._received.notify()
+                self._keep(Packet(*_LAYOUT.unpack(buffer[complete - _LAYOUT.size : complete])))
                 buffer = buffer[complete:]
+
+    def _keep(self, packet: Packet) -> None:
+        """Keep a packet as the newest one; one with NaN or infinity would end in the replay, and counts as lost."""
+        if all(map(math.isfinite, packet)):
+            with self._received:
+                self._newest = packet
+                self._received.notify()
 
 
 def read_packet(config: OpenplanetConfig, timeout: float) -> Packet:
