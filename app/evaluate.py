@@ -24,12 +24,11 @@ from app.config.cli import as_user_errors, run  # noqa: E402
 def main(cfg: DictConfig) -> float:
     """Validate the configuration, evaluate, and return the mean deterministic return."""
     from app.config.load import validate
-    from app.config.run_paths import require_run
+    from app.config.run_paths import require_run_or_bundle
     from app.config.schema_commands import EvaluateConfig
 
     config = validate(cfg, EvaluateConfig)
-    if config.run is not None:
-        require_run("run", config.run)  # before PyTorch is imported
+    require_run_or_bundle(config.run, config.bundle)  # before PyTorch is imported
 
     from app.training.evaluate_run import evaluate_run
 

@@ -11,7 +11,7 @@ from app.core.start import require_packages, say_that_loading_takes_time  # noqa
 
 require_packages()
 if __name__ == "__main__":  # not in its worker processes
-    say_that_loading_takes_time()
+    say_that_loading_takes_time("Optuna")
 
 import hydra  # noqa: E402
 from omegaconf import DictConfig  # noqa: E402
@@ -24,9 +24,11 @@ from app.config.cli import as_user_errors, run  # noqa: E402
 def main(cfg: DictConfig) -> None:
     """Validate the configuration, find the study, and write its results."""
     from app.config.load import validate
+    from app.config.run_paths import require_study
     from app.config.schema_commands import SweepReportConfig
 
     config = validate(cfg, SweepReportConfig)
+    require_study(Path(config.sweeps_dir), config.study, config.storage)  # before Optuna is imported
 
     from app.core.console import make_console
     from app.sweep.report.writer import write_results

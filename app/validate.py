@@ -24,9 +24,13 @@ from app.config.cli import as_user_errors, run  # noqa: E402
 def main(cfg: DictConfig) -> None:
     """Validate the configuration, train the candidates again, and compare them."""
     from app.config.load import validate
+    from app.config.rules import require_unique
+    from app.config.run_paths import require_study
     from app.config.schema_commands import ValidateConfig
 
     config = validate(cfg, ValidateConfig)
+    require_unique("seeds", config.seeds)
+    require_study(Path(config.sweeps_dir), config.study, config.storage)  # before PyTorch is imported
 
     from app.sweep.validation.validate_study import validate_study
 

@@ -101,6 +101,11 @@ def test_misspelt_name_is_answered_with_the_close_one(override, meant):
         load(raw(override))
 
 
+def test_folder_of_a_study_is_answered_with_its_name(monkeypatch):
+    for word in ("study=sweeps/mine", "study=sweeps/mine/"):
+        assert "a letter first. Write study=mine." in commands.answer("validate", [word], monkeypatch)
+
+
 def test_list_of_names_is_described_by_its_names():
     with pytest.raises(ConfigError, match="a list of 1 or more of study, replay, checkpoints, weights"):
         load(raw("+restart=clean", "restart.targets=[replays]"))
@@ -161,6 +166,7 @@ def test_bare_name_is_that_of_a_run(tmp_path, monkeypatch):
     [
         *((name, ["run=runs/none"], "run = runs/none: holds no run") for name in RUN_COMMANDS),
         *((name, ["study=none"], "study = none: sweeps/none/study.db does not hold it") for name in STUDY_COMMANDS),
+        ("evaluate", [], "run: is missing. Write run=runs/NAME."),
         ("validate", ["study=none", "seeds=[3,3]"], "seeds = [3, 3]: must not name a value twice"),
     ],
 )

@@ -1,5 +1,6 @@
 """Environments made of Gymnasium tasks."""
 
+import os
 import sys
 
 import gymnasium
@@ -121,12 +122,16 @@ def test_seed_decides_the_first_episode():
     assert (first.reset(seed=4)[0]["floats"] == c).all()
 
 
-def test_task_renders_a_picture():
+def test_task_renders_a_picture(monkeypatch):
+    for name in ("PYGAME_HIDE_SUPPORT_PROMPT", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
     env = make_env(config("Pendulum-v1"), [], 0)
     env.reset()
     frame = env.render()
     env.close()
     assert frame.dtype == np.uint8 and frame.ndim == 3 and frame.std() > 0
+    assert os.environ["PYGAME_HIDE_SUPPORT_PROMPT"] == "1"  # neither greets, nor does SDL miss a folder
+    assert os.name != "posix" or os.path.isdir(os.environ["XDG_RUNTIME_DIR"])
 
 
 @pytest.mark.parametrize(

@@ -130,8 +130,8 @@ def test_full_lab_shows_every_fault_that_occurs_without_images(plans):
     [
         ("arms=[fixd]", "arms = [fixd]: this lab has no arm fixd. Did you mean fixed?"),
         ("arms=[xyz]", "arms = [xyz]: this lab has no arm xyz. The arms are fixed, collapse."),
-        ("arms=[fixed,fixed]", "arms = [fixed,fixed]: must not name a value twice. Remove the repeated ones."),
-        ("seeds=[1,1]", "seeds = [1,1]: must not name a value twice. Remove the repeated ones."),
+        ("arms=[fixed,fixed]", "arms = [fixed, fixed]: must not name a value twice. Remove the repeated ones."),
+        ("seeds=[1,1]", "seeds = [1, 1]: must not name a value twice. Remove the repeated ones."),
     ],
 )
 def test_wrong_choice_is_refused_in_a_sentence(tmp_path, override, text):
@@ -203,8 +203,8 @@ def test_lab_files_state_nothing_twice():
 
 
 def test_override_that_makes_two_arms_the_same_is_refused(tmp_path):
-    with pytest.raises(UserError, match=re.escape("arms = [fixed,fixed_scalar]: have the same settings")):
-        plan_of(tmp_path, "lab=full", "value=scalar")
+    with pytest.raises(UserError, match=re.escape("arms = [fixed,collapse]: have the same settings")):
+        plan_of(tmp_path, "lab=smoke", "experiment=collapse")
 
 
 def test_override_that_breaks_a_fault_in_the_fixed_arm_is_refused(tmp_path):

@@ -56,6 +56,21 @@ def test_hyperparameters_and_final_figures_reach_the_tab_of_one_run(tmp_path):
     assert found["_hparams_/session_end_info"].session_end_info.status == 1  # STATUS_SUCCESS
 
 
+def test_counters_that_are_the_horizontal_axis_are_no_tags(tmp_path):
+    log = TensorBoardLog(tmp_path, 0, {})
+    log.write(10, {"epoch": 1, "updates": 10, "env_steps": 80})
+    log.close()
+    assert EventAccumulator(str(tmp_path)).Reload().Tags()["scalars"] == ["training/env_steps"]
+
+
+def test_records_in_the_history_are_no_run_of_tensorboard(tmp_path):
+    folder = RunFolder(tmp_path)
+    TensorBoardLog(folder.tensorboard, 0, {}).close()
+    aside = folder.move_records_to_history()
+    (events,) = (aside / "tensorboard").iterdir()
+    assert "tfevents" not in events.name and not list(tmp_path.rglob("*tfevents*"))
+
+
 def test_session_of_a_run_that_may_continue_stays_open(tmp_path):
     log = TensorBoardLog(tmp_path, 0, {"agent.gamma": 0.95})
     log.finish(20, {"updates": 20.0}, is_finished=False)

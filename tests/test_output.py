@@ -66,7 +66,8 @@ def test_lines_have_a_prefix_and_are_written_whole(capsys):
     with prefixed_output("[seed=1] "):
         print("one", end="")
         assert capsys.readouterr().out == ""  # another job could print in between
-        print(" line\n\ntwo", end="")
+        print(" line\n\nt", end="")
+        sys.stdout.writelines(["w", "o"])
         assert not sys.stdout.isatty()
     assert capsys.readouterr().out == "[seed=1] one line\n[seed=1] \n[seed=1] two\n"
     with prefixed_output(""):

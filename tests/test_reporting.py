@@ -2,6 +2,7 @@
 
 import errno
 import io
+import itertools
 import json
 import logging
 import math
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.text import Text
 
@@ -109,6 +111,12 @@ def test_resumed_run_removes_later_lines_and_an_incomplete_one(tmp_path):
     writer.write(2, {"again": 1.0})
     writer.close()
     assert path.read_text() == '{"step": 1}\n{"step": 2, "again": 1.0}\n'
+
+
+def test_zeros_of_a_power_cut_cost_their_line_alone(tmp_path):
+    path, zeros = tmp_path / "metrics.jsonl", "\0" * 9
+    path.write_text(f'{{"step": 1}}\n{zeros}\n{{"step": 3, {zeros}\n{zeros}{{"step": 4}}\n')
+    assert [line["step"] for line in read_metrics(path)] == [1, 4]
 
 
 def test_full_disk_costs_a_line_and_one_warning(tmp_path, caplog, monkeypatch):
@@ -312,6 +320,25 @@ def test_curves_are_drawn_whatever_metrics_there_are(tmp_path, lines):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["curves.png"]
 
 
+def test_curves_name_every_unit_and_their_legends_stay_inside(tmp_path, monkeypatch):
+    epoch = {**TRAINING, **SIM.metrics(), "return_train": -1234.5, "lap_share_det_averaged": 0.5}
+    epoch |= {"return_test_det_averaged": 210.0, "return_test_det": -1234.5, "film_scale": 1.0, "log_std_mean": 0.1}
+    writer = MetricsWriter(tmp_path, after=0, logs={})
+    for step in (1, 2):
+        writer.write(step, epoch)
+    writer.close()
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: (figures.append(figure), Path(path).touch()))
+    plot_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+    figure = figures[0]
+    figure.draw_without_rendering()
+    assert len(figure.axes) == 7 and all(axis.get_ylabel() for axis in figure.axes)
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()][:2] == ["0 %", "20 %"]
+    boxes = [axis.get_legend().get_window_extent() for axis in figure.axes if axis.get_legend()]
+    assert len(boxes) == 6 and all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+
+
 def test_curves_write_nothing_into_the_home_folder(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "q_mean": 1.0}\n')
     home = tmp_path / "home"
@@ -484,9 +511,17 @@ def test_one_episode_has_no_spread():
 
 
 def test_banner_marks_faults_whose_part_the_model_lacks():
-    console, config = page(), compose("env=sim_lidar", "model=mlp")
+    console, config = page(), compose("env=sim_lidar", "model=droq")
     print_banner(console, config, replace(FACTS, spec=make_spec(config.env)))
-    assert console.file.getvalue().count("no part") == 5
+    assert console.file.getvalue().count("not used") == 3
+
+
+def test_banner_of_a_model_without_the_parts_shows_faults_only_if_one_is_broken():
+    for overrides, is_shown in (((), False), (("log_std_min=-2",), True)):
+        console, config = page(), compose("env=sim_lidar", "model=mlp", *overrides)
+        print_banner(console, config, replace(FACTS, spec=make_spec(config.env)))
+        text = console.file.getvalue()
+        assert ("in this run" in text) is is_shown and text.count("BROKEN") == is_shown
 
 
 def test_broken_is_highlighted_in_a_terminal():

@@ -159,7 +159,7 @@ def test_headline_is_the_evaluation_that_chose_the_policy(make_page):
     assert "100 % of the episodes finish the lap 0:30.000 lap time 1.00 × the bound on the centre line" in page.text
     assert "8 of 8 epochs hold the lap, since epoch 3" in page.text
     assert "Best policy, of epoch 10, in 10 deterministic episodes, from starts that chose it." in page.text
-    assert "covered share of the lap 1.00 ± 0.05, lap time 0:30.000 ± 0.05 s, return 210.0 ± 0.1" in page.text
+    assert "covered share of the lap 100.0 ± 5.0 %, lap time 0:30.000 ± 0.05 s, return 210.0 ± 0.1" in page.text
     assert "epochs 10 of 12 updates 5,000 environment steps 40,000 time 0:30" in page.text
 
 
@@ -241,10 +241,15 @@ def test_run_without_an_epoch_has_a_page(make_page):
 
 def test_faults_are_those_of_the_configuration(make_page, configs):
     page = make_page(configs("encoder.dropout=0.1", "agent.gamma=0.95"))
-    words = {True: "fixed", False: "BROKEN", None: "no part"}
+    words = {True: "fixed", False: "BROKEN", None: "not used"}
     states = {row[0]: row[1] for row in page.cells.rows if row and row[0].isdecimal() and len(row) == 4}
     assert states == {str(one.fault.number): words[one.fixed] for one in faults_of(page.config)}
     assert "Warnings agent.gamma = 0.95" in page.text
+
+
+def test_model_without_the_parts_has_no_section_of_faults(make_page, configs):
+    assert "The settings that made" not in make_page(configs("model=mlp")).text
+    assert "The settings that made" in make_page(configs("model=mlp", "log_std_min=-2"), name="broken").text
 
 
 def test_rules_of_a_collapse_are_told_as_health_sees_them(make_page, configs):

@@ -20,6 +20,7 @@ from app.envs.driving.lidar import Lidar
 from app.envs.driving.sim_env import SimEnv
 from app.envs.env_factory import EnvError, make_env
 from app.envs.tracks.track import Track, make_track
+from app.envs.video.hud import draw_caption
 from tests.helpers.driver import Driver, drive_episode, episode_hash
 from tests.helpers.make import compose
 from tests.helpers.runs import ROOT
@@ -373,6 +374,15 @@ def test_observations_belong_to_the_caller():
 
 
 # Video
+
+
+@pytest.mark.parametrize("size", [16, 64, 480])
+@pytest.mark.parametrize("text", ["mine, epoch 1", f"{'x' * 90}, epoch 1, track 101"], ids=["short", "long"])
+def test_caption_of_any_length_stays_left_of_the_map(size, text):
+    image = np.full((size, size, 3), 255, np.uint8)
+    draw_caption(image, text)
+    changed = (image != 255).any(axis=(0, 2)).nonzero()[0]
+    assert 0 < len(changed) and changed.max() <= 344 / 480 * size
 
 
 @pytest.mark.parametrize("size", [64, 480])

@@ -23,6 +23,7 @@ from app.evaluation.evaluator import LocalEvaluator, record_episode
 from app.replay.storage import MemoryStorage
 from app.runs.checkpoint import read_checkpoint
 from app.runs.run_folder import RunFolder, load_weights
+from app.training import evaluate_run
 from app.training import run as run_module
 from app.training import trainer as trainer_module
 from app.training.loop import TrainingLoop
@@ -112,6 +113,14 @@ def test_every_metric_of_the_agent_is_averaged_with_those_of_episodes_and_durati
     assert loop.averager.take().keys() == returned.keys() | own
 
 
+def test_epoch_before_the_first_training_episode_has_ended_has_no_return():
+    loop, _ = make_loop()
+    loop.memory.stat_train_return = loop.memory.stat_train_steps = 0
+    assert all(map(math.isnan, loop._newest_episode().values()))
+    loop.memory.stat_train_return, loop.memory.stat_train_steps = 0.0, 7
+    assert loop._newest_episode() == {"return_train": 0.0, "episode_length_train": 7}
+
+
 @pytest.mark.parametrize(
     ("reason", "text"),
     [
@@ -153,6 +162,16 @@ def test_lockstep_evaluation_equals_one_episode_at_a_time():
     for one, other in zip(together, alone, strict=True):
         assert (one.length, one.outcome, one.track) == (other.length, other.outcome, other.track)
         assert one.ret == pytest.approx(other.ret, rel=1e-3)
+
+
+def test_video_names_policy_and_track(monkeypatch, tmp_path):
+    texts, config = [], compose("env=sim_lidar", "env.max_steps=3")
+    monkeypatch.setattr(evaluate_run, "draw_caption", lambda frame, text: texts.append(text))
+    monkeypatch.setattr(evaluate_run, "write_video", lambda path, frames, fps: list(frames))
+    starts, actor = make_starts((7,), 1, 0.0), make_agent("env=sim_lidar").get_actor()
+    episodes = LocalEvaluator(config.env, 0, lambda: None).run(actor, starts, [True])
+    evaluate_run.record_best_episode(actor, config.env, starts, episodes, 0, 64, "mine, epoch 3", tmp_path / "x.mp4")
+    assert len(texts) == 4 and set(texts) == {"mine, epoch 3, track 7"}
 
 
 def test_report_starts_differ_from_selection_starts():

@@ -17,12 +17,13 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from rich.console import Console
 
-from app.config import load
+from app.config import load, multirun
 from app.config.load import ConfigError
 from app.config.schema_commands import ValidateConfig
 from app.core.atomic_files import process_exists
 from app.core.errors import UserError
 from app.runs.lock import Lock
+from app.sweep.validation import validate_study as validate_study_module
 from app.sweep.validation.validate_study import run_in_processes, validate_study
 from app.sweep.validation.validation_report import make_report, print_report, write_report
 from app.sweep.validation.validation_runs import PENDING, ValidationResult, ValidationRun, plan_runs, read_result
@@ -219,7 +220,6 @@ def test_wrong_command_is_refused_without_a_traceback(made):
     "changes, text",
     [
         ({"study": "other"}, "study = other: "),
-        ({"seeds": (100, 100)}, "seeds = [100, 100]: must not name a seed twice"),
         ({"device": "cuda:99"}, "device = cuda:99: this machine has"),
     ],
 )
@@ -248,6 +248,21 @@ def test_wrong_value_is_refused_with_what_is_allowed(override, text):
         cfg = hydra_compose("validate", ["study=mine", override])
     with pytest.raises(ConfigError, match=re.escape(text)):
         load.validate(cfg, ValidateConfig)
+
+
+@pytest.mark.parametrize(("threads", "jobs", "expected"), [(1, 1, 1), (3, 2, 3), (0, 1, 0), (0, 2, 4)])
+def test_runs_have_the_threads_of_the_study(tmp_path, compose, monkeypatch, threads, jobs, expected):
+    made = StudyForValidation(tmp_path / "sweeps", compose(*TINY, f"threads={threads}"))
+    made.add(3.0, 0.995)
+    made.store()
+    used = set()
+    monkeypatch.setattr(multirun, "usable_cores", lambda: 8)
+    monkeypatch.setattr(
+        validate_study_module, "_train_pending", lambda runs, *_: used.update(r.config.threads for r in runs)
+    )
+    with pytest.raises(UserError, match="no run has reached anything"):
+        validate_study(validate_config(made.path.parent, jobs=jobs))
+    assert used == {expected}
 
 
 def test_second_validation_of_a_study_at_the_same_time_is_refused(made):

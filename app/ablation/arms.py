@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from app.config.rules import require_unique
 from app.config.schema_lab import LabConfig
 from app.core.errors import UserError
 
@@ -59,14 +60,3 @@ def select_arms(arms: Sequence[Arm], names: Sequence[str] | None) -> tuple[Arm, 
             advice = f"Did you mean {close[0]}?" if close else f"The arms are {', '.join(known)}."
             raise UserError(f"arms = [{','.join(names)}]: this lab has no arm {name}. {advice}")
     return tuple(arm for arm in arms if arm.name in names)
-
-
-def require_unique(key: str, values: Sequence[object]) -> None:
-    """Raise if a list names a value twice.
-
-    Raises:
-        UserError: It does.
-    """
-    if len(set(values)) < len(values):
-        shown = ",".join(map(str, values))
-        raise UserError(f"{key} = [{shown}]: must not name a value twice. Remove the repeated ones.")

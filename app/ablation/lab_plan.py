@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
-from app.ablation.arms import Arm, arms_of, require_unique, select_arms
+from app.ablation.arms import Arm, arms_of, select_arms
 from app.ablation.lab_runs import LabFolder, LabRun
 from app.config.faults import faults_of
 from app.config.key_effects import EPOCHS, can_change_learning
 from app.config.load import ConfigError, load
 from app.config.multirun import without_hydra
+from app.config.rules import require_unique
 from app.config.schema import Config
 from app.config.schema_lab import LabConfig
 from app.core.errors import UserError

@@ -209,6 +209,16 @@ def faults_of(config: Config) -> tuple[FaultState, ...]:
     return tuple(_state(fault, fault.switch, config) for fault in FAULTS if fault.switch is not None)
 
 
+def shown_faults(config: Config) -> tuple[FaultState, ...]:
+    """Return what ``faults_of`` returns; nothing for a model without the parts in question, unless a fault is broken.
+
+    Such a model, ``mlp``, has only settings that every agent has.
+    """
+    states = faults_of(config)
+    has_parts = any(state.fixed is not None and state.fault.scope is not Scope.EVERY_MODEL for state in states)
+    return states if has_parts or any(state.fixed is False for state in states) else ()
+
+
 def fault_warnings(config: Config) -> list[str]:
     """Return a sentence for every broken value of a fault that is in no experiment."""
     return [

@@ -128,11 +128,20 @@ def config_of_job(config: Config, cfg: DictConfig, job: Job) -> Config:
         cfg: The composed configuration that it was made from, which shows the parts of the run name.
         job: The job.
     """
-    if not config.threads and job.parallel_jobs > 1:
-        config = replace(config, threads=max(1, usable_cores() // job.parallel_jobs))
+    config = replace(config, threads=threads_of_job(config.threads, job.parallel_jobs))
     if job.trial is not None:
         return config
     return replace(config, run_name=name_job(config, cfg, job.overrides, job.swept))
+
+
+def threads_of_job(threads: int, parallel_jobs: int) -> int:
+    """Return the threads of one of several jobs that run at once: an equal share of the cores if ``threads`` is 0.
+
+    Args:
+        threads: The setting; 0: one or every core, as measured when the job starts.
+        parallel_jobs: Number of jobs that share the machine.
+    """
+    return threads if threads or parallel_jobs == 1 else max(1, usable_cores() // parallel_jobs)
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:

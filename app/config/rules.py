@@ -2,11 +2,13 @@
 
 import ipaddress
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
 
 from app.config.faults import fault_warnings
 from app.config.schema import Config
+from app.core.errors import UserError
 
 MIN_PASSWORD_LENGTH = 8  # characters
 
@@ -105,11 +107,23 @@ def _replay_size(config: Config) -> list[str]:
 
 
 def _no_repeats(config: Config) -> list[str]:
-    return [
-        f"{key} = {list(values)}: must not name a value twice. Remove the repeated ones."
-        for key, values in _unique_lists(config)
-        if len(set(values)) < len(values)
-    ]
+    return [problem for key, values in _unique_lists(config) if (problem := _repeats(key, values)) is not None]
+
+
+def require_unique(key: str, values: Sequence[object]) -> None:
+    """Raise if a list names a value twice.
+
+    Raises:
+        UserError: It does.
+    """
+    if (problem := _repeats(key, values)) is not None:
+        raise UserError(problem)
+
+
+def _repeats(key: str, values: Sequence[object]) -> str | None:
+    if len(set(values)) == len(values):
+        return None
+    return f"{key} = [{', '.join(map(str, values))}]: must not name a value twice. Remove the repeated ones."
 
 
 def _unique_lists(config: Config) -> list[tuple[str, tuple[int, ...]]]:

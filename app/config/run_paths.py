@@ -8,6 +8,7 @@ from app.core.errors import UserError
 
 RUNS, STUDIES = Path("runs"), Path("sweeps")  # the defaults of runs_dir and sweeps_dir, for advice only
 _NEWEST = 3
+STUDY_FILE = "study.db"  # trials of a study, in its folder
 
 
 def require_run(key: str, path: str) -> None:
@@ -25,6 +26,46 @@ def require_run(key: str, path: str) -> None:
         return
     problem = f"{key} = {path}: holds no run ({folder / 'config.yaml'} is missing)."
     raise UserError(f"{problem} {_advice(key, folder)}")
+
+
+def require_run_or_bundle(run: str | None, bundle: str | None) -> None:
+    """Refuse anything but the folder of one run or one exported folder, before anything heavy is imported.
+
+    Raises:
+        UserError: Both are given, or none; or the run is none, with what may have been meant.
+    """
+    if run is None and bundle is None:
+        raise UserError(f"{missing_value('run')} For a folder that app/export.py wrote, write bundle=FOLDER.")
+    if run is not None and bundle is not None:
+        raise UserError("run and bundle exclude each other. Leave one of them out.")
+    if run is not None:
+        require_run("run", run)
+
+
+def require_study(sweeps_dir: Path, name: str, storage: str | None) -> None:
+    """Refuse a study without a file of trials, before anything heavy is imported.
+
+    Args:
+        sweeps_dir: Folder of all studies.
+        name: Name of the study.
+        storage: URL of the storage, which is not looked into here; None: ``study.db`` in the folder of the study.
+
+    Raises:
+        UserError: There is no such file; with the studies that there are.
+    """
+    database = sweeps_dir / name / STUDY_FILE
+    if storage is None and not database.is_file():
+        raise UserError(missing_study(sweeps_dir, name))
+
+
+def missing_study(sweeps_dir: Path, name: str) -> str:
+    """Return the sentence for a study that is not in its folder, with the studies that are there."""
+    problem = f"study = {name}: {sweeps_dir / name / STUDY_FILE} does not hold it."
+    names = sorted(database.parent.name for database in sweeps_dir.glob(f"*/{STUDY_FILE}"))
+    if names:
+        return f"{problem} Below sweeps_dir = {sweeps_dir} there are: {', '.join(names)}."
+    advice = "Set sweeps_dir, or storage if it is kept elsewhere."
+    return f"{problem} There is no study below sweeps_dir = {sweeps_dir}. {advice}"
 
 
 def missing_value(key: str) -> str:

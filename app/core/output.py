@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 
@@ -71,6 +71,10 @@ class PrefixedOutput:
         if lines:
             self._stream.write("".join(f"{self._prefix}{line}\n" for line in lines))
         return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts, each as ``write`` does."""
+        self.write("".join(lines))
 
     def end(self) -> None:
         """Write what is left of a line."""

@@ -35,8 +35,8 @@ def require_packages(packages: tuple = _ALL_PACKAGES) -> None:
         )
 
 
-def say_that_loading_takes_time() -> None:
-    """Show a word on a terminal while PyTorch is imported: seconds, and on a busy machine up to a minute."""
+def say_that_loading_takes_time(package: str = "PyTorch") -> None:
+    """Show a word on a terminal while a package is imported: seconds, and on a busy machine up to a minute."""
     answered_at_once = any(word.startswith(_ANSWERED_AT_ONCE) for word in sys.argv[1:])
     if sys.stderr is not None and sys.stderr.isatty() and not answered_at_once:
-        print("Loading PyTorch ...", file=sys.stderr, flush=True)
+        print(f"Loading {package} ...", file=sys.stderr, flush=True)

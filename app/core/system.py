@@ -26,6 +26,14 @@ def keep_matplotlib_out_of_home() -> None:
         atexit.register(shutil.rmtree, os.environ["MPLCONFIGDIR"], ignore_errors=True)
 
 
+def silence_pygame() -> None:
+    """Keep pygame from greeting, and SDL from a line about a missing XDG_RUNTIME_DIR; call before importing it."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    if os.name == "posix" and "XDG_RUNTIME_DIR" not in os.environ:
+        os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="runtime-")
+        atexit.register(shutil.rmtree, os.environ["XDG_RUNTIME_DIR"], ignore_errors=True)
+
+
 def occupied_bytes(folder: Path) -> int:
     """Return the bytes that all files below a folder occupy on the disk, links not followed; 0 if there is none."""
     return sum(file_bytes(os.path.join(parent, name)) for parent, _, names in os.walk(folder) for name in names)

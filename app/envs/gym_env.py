@@ -8,6 +8,7 @@ from gymnasium.spaces import Box
 
 from app.config.schema_env import GymConfig
 from app.core.errors import error_with_place
+from app.core.system import silence_pygame
 from app.envs.gym_task import open_task
 from app.envs.rng_state import pack_rng, unpack_rng
 from app.envs.spec import EnvError, ObservationSpec
@@ -148,7 +149,10 @@ class GymEnv(gymnasium.Env):
 
     def render(self) -> np.ndarray | None:
         """Return the task's own picture ``(H, W, 3)`` uint8, RGB, or None if it has none."""
-        return self._task.render() if self.render_mode else None
+        if not self.render_mode:
+            return None
+        silence_pygame()  # which most tasks draw with
+        return self._task.render()
 
     def close(self) -> None:
         """Close the task."""

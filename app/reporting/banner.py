@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from app.config.faults import FaultState, faults_of
+from app.config.faults import FaultState, shown_faults
 from app.config.rules import warnings
 from app.config.schema import Config, TrainingConfig
 from app.envs.spec import ObservationSpec
@@ -46,7 +46,8 @@ def print_banner(console: Console, config: Config, facts: BannerFacts) -> None:
     """Print the banner; legible from ``_LEGIBLE_WIDTH`` columns on."""
     title = Text.assemble((config.model.name, "bold"), " drives ", (config.env.name, "bold"))
     console.print(Panel(_overview(config, facts), title=title, title_align="left", border_style="cyan"))
-    console.print(_faults(faults_of(config), console.width >= _LEGIBLE_WIDTH))
+    if faults := shown_faults(config):
+        console.print(_faults(faults, console.width >= _LEGIBLE_WIDTH))
     for warning in warnings(config):
         console.print(Text.assemble(("warning ", "bold yellow"), warning))
     console.print()
@@ -128,5 +129,5 @@ def _faults(states: Sequence[FaultState], is_legible: bool) -> Table:
 
 def _state(fixed: bool | None) -> Text:
     if fixed is None:
-        return Text("no part")
+        return Text("not used")
     return Text("fixed", style="green") if fixed else Text("BROKEN", style="bold white on red")

@@ -1,5 +1,6 @@
 """Learning curves of a run in one picture."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,17 @@ from app.core.atomic_files import atomic_write
 from app.core.json_data import parse_json
 from app.core.system import keep_matplotlib_out_of_home
 from app.health.score import best_epoch
-from app.reporting.number_format import duration
+from app.reporting.number_format import duration, percent, significant
 from app.reporting.palette import BLUE, GREEN, GREY, ORANGE, RED
 
 Lines = list[dict[str, Any]]  # lines of metrics.jsonl; null is None
 Series = tuple[list[float], list[float]]  # updates and values
 
+_ZERO = "\0"
 _SIZE = (16.0, 8.5)  # inches
 _DPI = 100
+_TITLE_PAD, _LEGEND_ROW = 24, 14  # points; the legend lies between title and axes, where it hides no data
+_LONG_LEGEND = 5  # entries that one row does not hold
 # Okabe and Ito: distinguishable with any kind of colour vision
 _STYLE = {
     "font.size": 10,
@@ -25,7 +29,6 @@ _STYLE = {
     "axes.titlesize": 11.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.titlepad": 24,  # points; the legend lies between title and axes, where it hides no data
     "grid.alpha": 0.25,
     "legend.fontsize": 9,
     "legend.frameon": False,
@@ -42,7 +45,7 @@ def read_metrics(path: Path) -> Lines:
     """Return the lines of ``metrics.jsonl`` by increasing step.
 
     A resumed run repeats the steps since its last checkpoint: the later line of a step counts. An incomplete last line,
-    as a killed run leaves it, is ignored.
+    as a killed run leaves it, is ignored; so are zeros in place of a line, as a power cut leaves them.
 
     Raises:
         OSError: The file cannot be read.
@@ -50,8 +53,11 @@ def read_metrics(path: Path) -> Lines:
     """
     lines: Lines = []
     for number, text in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
+        written = text.lstrip(_ZERO)  # the next line may follow the zeros directly
+        if _ZERO in written or (text and not written):
+            continue
         try:
-            line = parse_json(text)
+            line = parse_json(written)
             _require_numbers(line)
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
@@ -156,21 +162,24 @@ def _best(axis: Any, lines: Lines, name: str) -> None:
     """Mark the best evaluation, whose policy is kept."""
     best = best_epoch(lines)
     if best.get(name) is not None:
-        label = f"best: {best[name]:.3g}"
+        label = f"best: {percent(best[name]) if name.startswith('lap_share') else significant(best[name])}"
         star = {"marker": "*", "markersize": 14, "linestyle": "none", "zorder": 5, "clip_on": False}
         axis.plot(best["step"], best[name], color=RED, label=label, **star)
 
 
-def _finish(axis: Any, title: str, right: Any = None) -> None:
-    """Set title, legend and ticks; the lines of a second axis ``right`` join the legend."""
-    axis.set_title(title)
+def _finish(axis: Any, title: str, unit: str, right: Any = None) -> None:
+    """Set title, unit, legend and ticks; the lines of a second axis ``right`` join the legend."""
+    axis.set_ylabel(unit)
     handles, labels = axis.get_legend_handles_labels()
     _plain_ticks(axis)
     if right is not None:
         more_handles, more_labels = right.get_legend_handles_labels()
         handles, labels = handles + more_handles, labels + more_labels
         _plain_ticks(right)
-    legend = axis.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=5)
+    rows = 1 if len(handles) < _LONG_LEGEND else 2
+    axis.set_title(title, pad=_TITLE_PAD + (rows - 1) * _LEGEND_ROW)
+    columns = math.ceil(len(handles) / rows)
+    legend = axis.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=max(columns, 1))
     legend.set_in_layout(False)  # a long one must not narrow the axes
 
 
@@ -191,7 +200,8 @@ def _lap(axis: Any, lines: Lines) -> None:
     _other_policy(axis, lines, "lap_share_det")
     _best(axis, lines, "lap_share_det")
     axis.set_ylim(0.0, 1.04)
-    _finish(axis, "Covered share of the lap, mean ± std")
+    axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+    _finish(axis, "Covered share of the lap, mean ± std", "share of the lap")
 
 
 def _returns(axis: Any, lines: Lines) -> None:
@@ -200,13 +210,13 @@ def _returns(axis: Any, lines: Lines) -> None:
     _other_policy(axis, lines, "return_test_det")
     _line(axis, lines, "return_train", "training", GREY, linestyle="--")
     _best(axis, lines, "return_test_det")
-    _finish(axis, "Return of an episode, mean ± std")
+    _finish(axis, "Return of an episode, mean ± std", "return")
 
 
 def _values(axis: Any, lines: Lines) -> None:
     _line(axis, lines, "q_mean", "Q", BLUE)
     _line(axis, lines, "q_target_mean", "Bellman target", ORANGE, linestyle="--")
-    _finish(axis, "Mean value")
+    _finish(axis, "Mean value", "discounted return")
 
 
 def _losses(axis: Any, lines: Lines) -> None:
@@ -214,7 +224,7 @@ def _losses(axis: Any, lines: Lines) -> None:
     _magnitude(axis, lines, "loss_actor", "|actor|", ORANGE)
     _magnitude(axis, lines, "loss_prediction", "reward prediction", GREEN)
     _magnitude(axis, lines, "loss_entropy", "|entropy coef.|", GREY, linestyle=":")
-    _finish(axis, "Losses")
+    _finish(axis, "Losses", "absolute loss")
 
 
 def _entropy(axis: Any, lines: Lines) -> None:
@@ -223,15 +233,16 @@ def _entropy(axis: Any, lines: Lines) -> None:
     right = axis.twinx()
     right.grid(visible=False)
     right.tick_params(axis="y", which="both", colors=ORANGE)
+    right.set_ylabel("entropy coefficient", color=ORANGE)
     _magnitude(right, lines, "alpha", "coefficient (right)", ORANGE)
-    _finish(axis, "Entropy", right)
+    _finish(axis, "Entropy", "entropy, nats; log std", right)
 
 
 def _gradients(axis: Any, lines: Lines) -> None:
     _magnitude(axis, lines, "grad_norm_critic", "critic", BLUE)
     _magnitude(axis, lines, "grad_norm_actor", "actor", ORANGE)
     _magnitude(axis, lines, "film_scale", "|scale| of FiLM", GREY, linestyle=":")
-    _finish(axis, "Gradient norms before clipping")
+    _finish(axis, "Gradient norms before clipping", "norm")
 
 
 _PANELS: dict[Callable[[Any, Lines], None], tuple[str, ...]] = {

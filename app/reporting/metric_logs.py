@@ -20,6 +20,7 @@ FIGURES = (
     "return_test_stoch", "best_epoch", "updates", "env_steps", "wall_s",
 )  # fmt: skip
 _PATHS = ("training.demonstrations",)  # settings of this machine among them
+_COUNTERS = ("epoch", "updates")  # straight lines, which TensorBoard has as its horizontal axis
 _FINAL = "final"  # group of the figures
 _INIT_S, _FINISH_S = 30, 60  # seconds that Weights & Biases may keep a run waiting when it begins and when it ends
 
@@ -75,6 +76,8 @@ class TensorBoardLog:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the metrics of an epoch."""
         for name, value in metrics.items():
+            if name in _COUNTERS:
+                continue
             self._board.add_scalar(grouped_name(name), value, step)
         self._board.flush()
 

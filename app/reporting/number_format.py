@@ -26,13 +26,19 @@ def lap_share(mean: float | None, std: float | None = None) -> str:
     return f"{mean:.2f} ± {std:.2f}" if _known(std) else f"{mean:.2f}"
 
 
-def percent(share: float | None) -> str:
+def percent(share: float | None, std: float | None = None) -> str:
     """Return a share as whole per cents, such as "97 %"; "-" if it is unknown.
 
     Almost all is not all of it, and almost nothing not nothing: "> 99 %" and "< 1 %".
+
+    Args:
+        share: The share, 0 to 1.
+        std: Standard deviation of a mean, which is added with one more digit: "96.8 ± 4.1 %".
     """
     if not _known(share):
         return UNKNOWN
+    if _known(std):
+        return f"{100 * share:.1f} ± {100 * std:.1f} %"
     if 100.0 - _HALF <= 100 * share < 100:
         return "> 99 %"
     return "< 1 %" if 0 < 100 * share <= _HALF else f"{100 * share:.0f} %"

@@ -46,6 +46,7 @@ class Panel:
         curves: Its curves; those without a value are left out.
         best: Metric of which the best epoch is marked; None: none.
         is_share: Whether the values lie between 0 and 1.
+        is_percent: Whether they are shown in per cent.
         is_log: Whether the vertical axis is logarithmic; absolute values are shown then.
     """
 
@@ -54,6 +55,7 @@ class Panel:
     curves: tuple[Curve, ...]
     best: str | None = None
     is_share: bool = False
+    is_percent: bool = False
     is_log: bool = False
 
 
@@ -68,7 +70,14 @@ def _both(metric: str) -> tuple[Curve, ...]:
 
 
 PANELS = (
-    Panel("Covered share of the lap", "share of the lap", _both("lap_share"), "lap_share_det", is_share=True),
+    Panel(
+        "Covered share of the lap",
+        "share of the lap",
+        _both("lap_share"),
+        "lap_share_det",
+        is_share=True,
+        is_percent=True,
+    ),
     Panel("Lap time of the finished laps", "seconds", _both("lap_time"), "lap_time_det"),
     Panel(
         "Return of an episode",
@@ -149,15 +158,16 @@ def draw_panels(history: History, best: Mapping[str, float | None]) -> dict[str,
 
 def _draw(panel: Panel, history: History, best: Mapping[str, float | None]) -> FigureJson | None:
     traces: list[dict[str, Any]] = []
+    number = ".1%" if panel.is_percent else ".4g"  # format of a value
     for curve in panel.curves:
         values = _values(history, curve.metric, panel.is_log)
         if any(value is not None for value in values):
             traces += _band(history, curve, panel.is_share) if curve.spread else []
-            traces.append(_line(history, values, curve))
+            traces.append(_line(history, values, curve, number))
     if not traces:
         return None
     if panel.best is not None and best.get(panel.best) is not None:
-        traces.append(_star(best["epoch"], best[panel.best]))
+        traces.append(_star(best["epoch"], best[panel.best], number))
     made = traces_json(traces, _HEIGHT, "epoch", panel.unit)
     layout, last = made["layout"], history[-1]["epoch"]
     layout["margin"] = {"l": 56, "r": 12, "t": 8, "b": 44}
@@ -168,6 +178,8 @@ def _draw(panel: Panel, history: History, best: Mapping[str, float | None]) -> F
         layout["xaxis"]["dtick"] = 1
     if panel.is_share:
         layout["yaxis"]["range"] = [-0.02, 1.04]
+    if panel.is_percent:
+        layout["yaxis"]["tickformat"] = ".0%"
     if panel.is_log:
         layout["yaxis"] |= {"type": "log", "tickformat": "~g", **_log_ticks(traces)}
     return made
@@ -179,7 +191,7 @@ def _values(history: History, metric: str, is_log: bool) -> list[float | None]:
     return [abs(value) if value else None for value in values] if is_log else values
 
 
-def _line(history: History, values: Sequence[float | None], curve: Curve) -> dict[str, Any]:
+def _line(history: History, values: Sequence[float | None], curve: Curve, number: str) -> dict[str, Any]:
     return {
         "type": "scatter",
         "x": [line["epoch"] for line in history],
@@ -188,11 +200,11 @@ def _line(history: History, values: Sequence[float | None], curve: Curve) -> dic
         "line": {"color": curve.colour, "width": 2, "dash": curve.dash},
         "marker": {"size": 6 if len(values) <= _FEW_EPOCHS else 3},
         "name": curve.label,
-        "hovertemplate": f"{curve.label}, epoch %{{x}}: %{{y:.4g}}<extra></extra>",
+        "hovertemplate": f"{curve.label}, epoch %{{x}}: %{{y:{number}}}<extra></extra>",
     }
 
 
-def _star(epoch: int, value: float) -> dict[str, Any]:
+def _star(epoch: int, value: float, number: str) -> dict[str, Any]:
     return {
         "type": "scatter",
         "x": [epoch],
@@ -200,7 +212,7 @@ def _star(epoch: int, value: float) -> dict[str, Any]:
         "mode": "markers",
         "marker": {"color": RED, "size": 15, "symbol": "star"},
         "name": "best",
-        "hovertemplate": f"best policy, epoch {epoch}: %{{y:.4g}}<extra></extra>",
+        "hovertemplate": f"best policy, epoch {epoch}: %{{y:{number}}}<extra></extra>",
     }
 
 

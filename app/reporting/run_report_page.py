@@ -10,14 +10,14 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from app.config.faults import FaultState, faults_of
+from app.config.faults import FaultState, shown_faults
 from app.config.rules import warnings
 from app.config.schema import Config
 from app.core.json_data import parse_json, read_json
 from app.health.collapse import rule_findings
 from app.health.score import History, best_epoch
 from app.health.standstill import standstill
-from app.reporting.number_format import UNKNOWN, duration, lap_share, lap_time, percent, plus_minus, significant
+from app.reporting.number_format import UNKNOWN, duration, lap_time, percent, plus_minus, significant
 from app.reporting.page import FigureJson, render_page
 from app.reporting.report_figures import draw_panels
 from app.reporting.run_commands import next_commands
@@ -68,7 +68,7 @@ def render_report(
         "episodes": episodes,
         "why_no_episodes": _why_no_episodes(bool(best), is_new, state == RUNNING),
         "video": _video(folder, config, is_new, state == RUNNING),
-        "faults": [_fault_row(one) for one in faults_of(config)],
+        "faults": [_fault_row(one) for one in shown_faults(config)],
         "scores": _scores(history),
         "rules": rule_findings(history, config) if history else {},
         "has_score": config.env.return_range is not None,
@@ -97,7 +97,7 @@ def _judged(summary: Mapping[str, Any], best: Mapping[str, Any]) -> tuple[Mappin
 
 def _facts(config: Config, figures: Mapping[str, Any], state: str) -> dict[str, str]:
     return {
-        "state": state,
+        "state": f"{RUNNING} when this page was written" if state == RUNNING else state,
         "task": config.env.name,
         "model": config.model.name,
         "seed": str(config.seed),
@@ -145,7 +145,7 @@ def _said(config: Config, judged: Mapping[str, Any], is_new: bool, rows: Sequenc
     spread = [
         f"{name} {show(judged[f'{key}_det'], judged.get(f'{key}_det_std'))}"
         for key, name, show in (
-            ("lap_share", "covered share of the lap", lap_share),
+            ("lap_share", "covered share of the lap", percent),
             ("lap_time", "lap time", lap_time),
             ("return_test", "return", plus_minus),
         )
@@ -235,7 +235,7 @@ def _why_no_video(config: Config, is_running: bool) -> str:
 
 
 def _fault_row(state: FaultState) -> dict[str, Any]:
-    words = {None: "no part", True: "fixed", False: "BROKEN"}
+    words = {None: "not used", True: "fixed", False: "BROKEN"}
     return {
         "number": state.fault.number,
         "name": state.fault.name,

@@ -215,6 +215,8 @@ class RunFolder:
         make_folder(target)
         for path in found:
             os.replace(path, target / path.name)
+        for events in (target / self.tensorboard.name).glob("*tfevents*"):  # TensorBoard would show another run
+            os.replace(events, events.with_name(events.name.replace("tfevents", "earlier")))
         sync_folder(target)
         sync_folder(self.path)
         return target

@@ -81,13 +81,13 @@ def check_search_space(space: SearchSpace, cfg: DictConfig) -> None:
     Raises:
         ConfigError: It names every such key and value.
     """
-    known = set(known_keys(Config))
+    known, mappings = set(known_keys(Config)), tuple(mapping_keys(Config))
     groups = {key: key.partition("@")[0] for key in space.distributions if _is_group(key)}
     problems, values = [], {}
     for key, distribution in space.distributions.items():
         if key in groups:
             problems += _option_problems(groups[key], distribution, cfg.hydra)
-        elif whole := next((name for name in mapping_keys(Config) if key.startswith(f"{name}.")), None):
+        elif whole := next((name for name in mappings if key.startswith(f"{name}.")), None):
             problems.append(
                 f"{key}: a single name of {whole} cannot be searched. Search all of {whole}, as in "
                 f"{whole}={{a:1}},{{a:2}}, or give it one value."

@@ -5,6 +5,7 @@ from pathlib import Path
 import optuna
 
 from app.config.multirun import TRIALS
+from app.config.run_paths import STUDY_FILE, missing_study
 from app.config.schema import Config
 from app.core.atomic_files import write_json
 from app.core.errors import UserError
@@ -28,7 +29,7 @@ class StudyFolder:
 
     def __init__(self, base: Path, name: str):
         self.base, self.path = base, base / name
-        self.database = self.path / "study.db"
+        self.database = self.path / STUDY_FILE
         self.fingerprint, self.config = self.path / "fingerprint.json", self.path / "config.yaml"
         self.trials, self.launches = self.path / TRIALS, self.path / "launches"
         self._lock = Lock(self.path, "study", wait_s=_LOCK_TIMEOUT_S)
@@ -103,16 +104,9 @@ def find_study(sweeps_dir: Path, name: str, storage: str | None) -> tuple[StudyF
     store = StudyStore(f"sqlite:///{folder.database}" if storage is None else storage, name)
     study = store.load()
     if study is None and storage is None:
-        raise UserError(f"study = {name}: {folder.database} does not hold it. {_existing_studies(sweeps_dir)}")
+        raise UserError(missing_study(sweeps_dir, name))
     if study is None:
         raise UserError(f"study = {name}: is not in storage = {store.shown_url}. Check both.")
     if not store.is_ours(study):
         raise UserError(f"study = {name}: {store} was not made by this program. Name one that is a sweep of it.")
     return folder, study
-
-
-def _existing_studies(sweeps_dir: Path) -> str:
-    names = sorted(database.parent.name for database in sweeps_dir.glob("*/study.db"))
-    if names:
-        return f"Below sweeps_dir = {sweeps_dir} there are: {', '.join(names)}."
-    return f"There is no study below sweeps_dir = {sweeps_dir}. Set sweeps_dir, or storage if it is kept elsewhere."

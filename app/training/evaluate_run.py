@@ -12,6 +12,7 @@ from app.config.schema_env import EnvConfig
 from app.core.atomic_files import write_json
 from app.core.console import make_console, print_line
 from app.core.errors import UserError
+from app.envs.video.hud import draw_caption
 from app.evaluation.episodes import REPORT_OFFSET, Start, make_starts
 from app.evaluation.evaluator import BatchActor, LocalEvaluator, record_episode
 from app.evaluation.results import Episode, Evaluation
@@ -53,8 +54,9 @@ def _evaluate(cfg: EvaluateConfig, policy: JudgedPolicy, tracks: Sequence[int], 
     print_line(console, f"result  {folder.evaluation}")
     if cfg.video and not policy.env.real_time:  # the game shows itself
         video = folder.videos / "evaluation.mp4"
+        title = f"{policy.name}, epoch {policy.best_epoch}" if cfg.run else policy.name
         recorded = record_best_episode(
-            policy.actor, policy.env, starts, evaluation.deterministic, cfg.seed, cfg.video_size, video
+            policy.actor, policy.env, starts, evaluation.deterministic, cfg.seed, cfg.video_size, title, video
         )
         if recorded is not None:
             print_line(console, f"video   {video} ({recorded.outcome}, return {recorded.ret:.1f})")
@@ -68,6 +70,7 @@ def record_best_episode(
     episodes: Sequence[Episode],
     seed: int,
     size: int,
+    title: str,
     path: Path,
 ) -> Episode | None:
     """Drive the best of some deterministic episodes again and write a video of it.
@@ -79,6 +82,7 @@ def record_best_episode(
         episodes: The episodes, of which the one with the highest return is chosen.
         seed: Seed of the environment.
         size: Width and height of a frame in pixels.
+        title: Name and epoch of the policy, which every frame shows with the track, if there is one.
         path: The video file.
 
     Returns:
@@ -89,8 +93,15 @@ def record_best_episode(
     frames, episode = record_episode(actor, env, starts[best], seed, size)
     if not frames:
         return None
-    write_video(path, frames, env.video_fps)
+    track = "" if starts[best].track is None else f", track {starts[best].track}"
+    write_video(path, (_captioned(frame, f"{title}{track}") for frame in frames), env.video_fps)
     return episode
+
+
+def _captioned(frame: np.ndarray, text: str) -> np.ndarray:
+    captioned = np.array(frame)  # that of a task may be read-only
+    draw_caption(captioned, text)
+    return captioned
 
 
 def _tracks(cfg: EvaluateConfig, env: EnvConfig) -> tuple[int, ...]:

@@ -121,7 +121,7 @@ class Finalizer:
         try:
             if best and reason != TERMINATED:
                 self.console.print("Evaluating the best policy on new starts; Ctrl-C skips this.")
-                results |= self._evaluate_best(paths) | {"best_epoch": best["best_epoch"]}
+                results |= self._evaluate_best(paths, best["best_epoch"]) | {"best_epoch": best["best_epoch"]}
         except (KeyboardInterrupt, Stopped) as stop:
             self.console.print("Skipped.")
             reason = stop.reason if isinstance(stop, Stopped) else INTERRUPTED
@@ -156,19 +156,19 @@ class Finalizer:
             return False
         return True
 
-    def _evaluate_best(self, paths: dict[str, Any]) -> dict[str, Any]:
+    def _evaluate_best(self, paths: dict[str, Any], best_epoch: int) -> dict[str, Any]:
         """Evaluate the best policy on starts that did not choose it, and add the files that were made to ``paths``."""
         self.folder.load_best(self.actor)
         paths["best"] = self.folder.best_actor
         starts = evaluation_starts(self.config.env, self.config.training, REPORT_OFFSET)
         evaluation = self.evaluator.evaluate(self.actor, *starts)
         try:
-            paths |= self._make_pictures(evaluation)
+            paths |= self._make_pictures(evaluation, best_epoch)
         except Exception as error:  # a missing codec, display or disk space must not cost the result
             print_line(self.console, f"Curves and video cannot be made: {error}", "yellow")
         return {**evaluation.metrics(), "episodes": evaluation.episodes()}
 
-    def _make_pictures(self, evaluation: Evaluation) -> dict[str, Any]:
+    def _make_pictures(self, evaluation: Evaluation, best_epoch: int) -> dict[str, Any]:
         config, folder, paths = self.config, self.folder, {}
         if config.logger.curves:
             plot_curves(folder.metrics, folder.curves)
@@ -183,6 +183,7 @@ class Finalizer:
             evaluation.deterministic,
             config.seed,
             config.logger.video_size,
+            f"{folder.path.name}, epoch {best_epoch}",
             folder.best_video,
         )
         if video is not None:

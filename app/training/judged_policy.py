@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.config.run_paths import missing_value
+from app.config.run_paths import require_run_or_bundle
 from app.config.schema_commands import EvaluateConfig
 from app.config.schema_env import EnvConfig
 from app.core.console import printable
@@ -46,10 +46,7 @@ def open_policy(cfg: EvaluateConfig) -> Iterator[JudgedPolicy]:
     Raises:
         UserError: Both are given, or none; or what is given holds no policy that can be judged.
     """
-    if cfg.run is None and cfg.bundle is None:
-        raise UserError(f"{missing_value('run')} For a folder that app/export.py wrote, write bundle=FOLDER.")
-    if cfg.run is not None and cfg.bundle is not None:
-        raise UserError("run and bundle exclude each other. Leave one of them out.")
+    require_run_or_bundle(cfg.run, cfg.bundle)
     import_named_module(cfg.env_module)
     if cfg.run is not None:
         yield _policy_of_run(cfg, RunFolder(Path(cfg.run)))

@@ -163,8 +163,8 @@ class TrainingLoop(TorchTrainingOffline):
         return math.ceil((self.total_updates + 1) / self.max_training_steps_per_env_step)
 
     def _newest_episode(self) -> dict[str, float]:
-        """Return the metrics of the newest finished training episode."""
-        return {
-            "return_train": self.memory.stat_train_return,
-            "episode_length_train": self.memory.stat_train_steps,
-        }
+        """Return the metrics of the newest finished training episode; NaN before the first one has ended."""
+        length = self.memory.stat_train_steps
+        if not length:
+            return {"return_train": math.nan, "episode_length_train": math.nan}
+        return {"return_train": self.memory.stat_train_return, "episode_length_train": length}

@@ -89,6 +89,8 @@ def find_source(config: Config, folder: RunFolder, replay_files: Sequence[Path])
         source = Source(()) if init_from is None else _best_policy_of(RunFolder(Path(init_from)), config)
         return source if demonstrations is None else replace(source, demonstrations=_read_demonstrations(config))
     source = Source(candidates)
+    if config.restart and source.newest_state is not None:
+        _require_epochs_left(config, folder, source.newest_state["epochs_done"])
     for key, asked, own in (
         ("training.init_from", init_from, "networks"),
         ("training.demonstrations", demonstrations, "replay"),
@@ -207,6 +209,17 @@ def _read_demonstrations(config: Config) -> Demonstrations:
             f"than replay.capacity = {capacity:,}. Use a larger replay.capacity, or fewer laps."
         )
     return found
+
+
+def _require_epochs_left(config: Config, folder: RunFolder, done: int) -> None:
+    """Raise if a restart that keeps the checkpoints would clear something, and then have nothing to train."""
+    if config.training.epochs > done:
+        return
+    raise UserError(
+        f"training.epochs = {config.training.epochs}: {folder.path} has done {done} epochs, so with restart.targets = "
+        f"[{', '.join(config.restart.targets)}] nothing would be left to train, and nothing was removed. Raise "
+        "training.epochs to go on with its networks, or leave restart.targets out to begin anew."
+    )
 
 
 def _best_policy_of(other: RunFolder, config: Config) -> Source:

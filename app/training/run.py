@@ -63,11 +63,13 @@ def train(
         KeyboardInterrupt: The run was interrupted and ``propagate_interrupt`` is set; its folder is complete.
         SystemExit: The run was terminated; its folder is complete.
     """
-    console = make_console()
+    console, path = make_console(), Path(config.runs_dir) / config.run_name
     if config.restart and config.restart.dry_run:
-        preview_restart(Path(config.runs_dir) / config.run_name, config.restart, console)
+        preview_restart(path, config.restart, console)
         return math.nan
     setup = set_up(config)
+    if not path.exists():
+        find_source(config, RunFolder(path), ())  # what it refuses leaves no empty folder
     with StopRequest(problem) as stop, RunFolder.open(config) as folder:
         result = train_in_folder(folder, config, setup, console, stop, connect)
     reraise_stop(stop, result, propagate_interrupt)

@@ -152,6 +152,7 @@ def opened_page(
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", reduced_motion="reduce"
     )
+    context.set_default_timeout(1000 * _TIMEOUT_S)  # ms; a busy machine takes its time
     opened, address = OpenedPage(context.new_page(), [], []), path.absolute().as_uri()
     opened.page.on("console", lambda message: _note_console(opened.problems, message.type, message.text))
     opened.page.on("pageerror", lambda error: opened.problems.append(str(error)))

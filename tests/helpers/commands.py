@@ -44,8 +44,41 @@ class WorkBegins(BaseException):
     """Raised in place of the work of a command."""
 
 
-def answer(name: str, words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> str | None:
+def answer(name: str, words: Sequence[str], monkeypatch: pytest.MonkeyPatch, work_is_there: bool = True) -> str | None:
     """Return the sentence with which a command refuses a command line; None if its work would begin.
+
+    Args:
+        name: Name of the command, such as "train".
+        words: Its command line, without the name.
+        monkeypatch: Undone before this returns.
+        work_is_there: Whether the module of the work, which imports what is slow, can be imported.
+
+    Raises:
+        Exception: Whatever a user would see as a traceback.
+    """
+
+    def begin(*_: object, **__: object) -> None:
+        raise WorkBegins
+
+    work = COMMANDS[name].work
+    work_module = work.rpartition(".")[0]
+    with monkeypatch.context() as patch:
+        if work_is_there:
+            importlib.import_module(work_module)
+            patch.setattr(work, begin)
+        else:
+            patch.setitem(sys.modules, work_module, None)
+        try:
+            refused = refusal(name, words, monkeypatch)
+        except WorkBegins:
+            return None
+    if refused is None:
+        raise AssertionError(f"app/{name}.py {words}: neither began its work nor refused")
+    return refused
+
+
+def refusal(name: str, words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> str | None:
+    """Run a command with its work; return the sentence with which it refuses or fails, or None if it succeeds.
 
     Args:
         name: Name of the command, such as "train".
@@ -55,25 +88,17 @@ def answer(name: str, words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> 
     Raises:
         Exception: Whatever a user would see as a traceback.
     """
-
-    def begin(*_: object, **__: object) -> None:
-        raise WorkBegins
-
-    command, module = COMMANDS[name], importlib.import_module(f"app.{name}")
-    importlib.import_module(command.work.rpartition(".")[0])
+    module = importlib.import_module(f"app.{name}")
     with monkeypatch.context() as patch:
-        patch.setattr(command.work, begin)
         patch.setattr(sys, "argv", [f"{name}.py", *words])
         patch.setenv("HYDRA_MAIN_MODULE", "__main__")  # paths count from the file of the command, as when it is run
         patch.delenv("HYDRA_FULL_ERROR", raising=False)
         patch.setattr(sys, "stdout", sys.stdout)  # the command replaces both
         patch.setattr(sys, "stderr", sys.stderr)
         try:
-            run(module.main, command.schema)
-        except WorkBegins:
-            return None
+            run(module.main, COMMANDS[name].schema)
         except SystemExit as end:
             return end.code if isinstance(end.code, str) else f"exit code {end.code}"
         finally:
             GlobalHydra.instance().clear()
-    raise AssertionError(f"app/{name}.py {words}: neither began its work nor refused")
+    return None

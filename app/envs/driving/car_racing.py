@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.envs.box2d import car_dynamics, car_racing
 
 from app.config.schema_env import CarRacingConfig
+from app.core.system import silence_pygame
 from app.envs.driving.track_env import CarState, TrackEnv
 from app.envs.rng_state import pack_rng, unpack_rng
 from app.envs.spec import MAX_RPM
@@ -130,6 +131,7 @@ class CarRacingEnv(TrackEnv):
 
     def render(self) -> np.ndarray:
         """Return the game's own picture, ``(400, 600, 3)`` uint8, RGB."""
+        silence_pygame()
         return self._game.render()
 
     def close(self) -> None:

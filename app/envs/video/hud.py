@@ -41,6 +41,22 @@ def draw_hud(image: np.ndarray, state: RenderState) -> None:
         draw_text(image, text, (230, 51), 0.72, colour, zoom, anchor=0.5)
 
 
+def draw_caption(image: np.ndarray, text: str) -> None:
+    """Write a line into the upper left corner, beside the map; of one that is too long, its end.
+
+    Args:
+        image: ``(H, W, 3)`` uint8, RGB; a finished image.
+        text: The line, in ASCII.
+    """
+    zoom = len(image) / DESIGN_SIZE
+    shown = text
+    while text and _text_width(shown, 0.42, zoom) > 308 * zoom:
+        text = text[1:]
+        shown = f"...{text}"
+    draw_panel(image, (12, 3, 28 + _text_width(shown, 0.42, zoom) / zoom, 22), zoom)
+    draw_text(image, shown, (20, 17), 0.42, LABEL, zoom)
+
+
 def _draw_map(image: np.ndarray, state: RenderState, zoom: float) -> None:
     left, top, right, bottom = 344, 12, 468, 136
     draw_panel(image, (left, top, right, bottom), zoom)
@@ -132,7 +148,15 @@ def draw_text(
     anchor: float = 0.0,
 ) -> None:
     """Write a line of text, of whose width the share ``anchor`` is left of ``position``."""
-    thickness = max(round(0.75 * zoom), 1)
-    (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, font_scale * zoom, thickness)
+    width = _text_width(text, font_scale, zoom)
     origin = (round(position[0] * zoom - anchor * width), round(position[1] * zoom))
+    thickness = _thickness(zoom)
     cv2.putText(image, text, origin, cv2.FONT_HERSHEY_DUPLEX, font_scale * zoom, colour, thickness, cv2.LINE_AA)
+
+
+def _text_width(text: str, font_scale: float, zoom: float) -> int:
+    return cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, font_scale * zoom, _thickness(zoom))[0][0]
+
+
+def _thickness(zoom: float) -> int:
+    return max(round(0.75 * zoom), 1)

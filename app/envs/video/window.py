@@ -1,12 +1,10 @@
 """A window that shows frames in real time, with the keys and gamepads of whoever looks at it."""
 
-import atexit
 import os
-import shutil
-import tempfile
 
 import numpy as np
 
+from app.core.system import silence_pygame
 from app.envs.spec import EnvError
 
 _INVISIBLE = ("dummy", "offscreen")  # drivers of SDL
@@ -59,11 +57,7 @@ class Window:
 
 
 def _import_pygame():
-    """Import pygame without its greeting and without SDL's line about a missing XDG_RUNTIME_DIR."""
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    if os.name == "posix" and "XDG_RUNTIME_DIR" not in os.environ:
-        os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="runtime-")
-        atexit.register(shutil.rmtree, os.environ["XDG_RUNTIME_DIR"], ignore_errors=True)
+    silence_pygame()
     try:
         import pygame
     except ImportError as error:

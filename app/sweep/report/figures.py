@@ -1,12 +1,14 @@
 """Figures of a study by Optuna in a common style, as plain JSON, or a sentence if there is nothing to draw."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from app.core.system import keep_matplotlib_out_of_home
 from app.reporting.page import FigureJson, figure_json
-from app.sweep.report.records import TrialRecord
+from app.sweep.report.records import TrialRecord, best_trial
 
 keep_matplotlib_out_of_home()
 from optuna import visualization  # noqa: E402  (imports matplotlib)
@@ -22,6 +24,7 @@ COLOURS = {
     "waiting": "#b4bac2",
 }
 OTHER_COLOUR = "#4a5568"  # of trials that ended in another way
+_FEW = 12  # whole numbers that an axis has a tick for each of
 
 
 def make_figures(
@@ -41,7 +44,7 @@ def make_figures(
     no_param = no_score or (None if searched else "Nothing was searched: the trials have no parameters.")
     reported = [trial for trial in study.get_trials(deepcopy=False) if trial.intermediate_values]
     return {
-        "history": no_score or _history(study, ends),
+        "history": no_score or _history(study, records, ends),
         "epochs": _epochs(study, ends, best) if reported else "No trial has reported the score of an epoch yet.",
         "importances": no_param or _importances_problem(scored) or _importances(study, len(searched)),
         "parallel": no_param or _parallel(study, sorted(searched)),
@@ -60,6 +63,12 @@ def make_slices(study: optuna.Study, records: Sequence[TrialRecord]) -> dict[str
 def colour(end: str) -> str:
     """Return the colour of trials with this end."""
     return COLOURS.get(end, OTHER_COLOUR)
+
+
+def latest_space(study: optuna.Study, name: str) -> BaseDistribution:
+    """Return the space of a parameter in the last trial that has it: launches may change it."""
+    trials = reversed(study.get_trials(deepcopy=False))
+    return next(trial.distributions[name] for trial in trials if name in trial.distributions)
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
@@ -86,15 +95,30 @@ def _importances_problem(scored: Sequence[TrialRecord]) -> str | None:
     return None
 
 
-def _history(study: optuna.Study, ends: Mapping[int, str]) -> FigureJson:
+def _history(study: optuna.Study, records: Sequence[TrialRecord], ends: Mapping[int, str]) -> FigureJson:
     figure = visualization.plot_optimization_history(study)
     points, best = figure.data[0], figure.data[1]
     points.marker = {"color": [colour(ends[number]) for number in points.x], "size": 8}
     points.text = [ends[number] for number in points.x]
     points.hovertemplate = "trial %{x}: %{y:.4g}, %{text}<extra></extra>"
+    best.x, best.y = _best_so_far(records, study.direction.name.lower())  # without trials that collapsed
     best.line = {"color": "#555", "width": 1.5, "shape": "hv"}
     best.hovertemplate = "best so far: %{y:.4g}<extra></extra>"
+    _whole_ticks(figure.layout.xaxis, list(ends))
     return figure_json(figure, 340, "trial", "score")
+
+
+def _best_so_far(records: Sequence[TrialRecord], direction: str) -> tuple[list[int], list[float]]:
+    """Return the numbers of the trials from the first good one on, and the best score until each."""
+    bests = [(record.number, best_trial(records[: i + 1], direction)) for i, record in enumerate(records)]
+    known = [(number, best.score) for number, best in bests if best is not None]
+    return [number for number, _ in known], [score for _, score in known]
+
+
+def _whole_ticks(axis: Any, values: Sequence[int]) -> None:
+    """Let an axis of whole numbers have no ticks between them."""
+    if max(values) - min(values) <= _FEW:
+        axis.dtick, axis.tickformat = 1, ",d"
 
 
 def _epochs(study: optuna.Study, ends: Mapping[int, str], best: TrialRecord | None) -> FigureJson:
@@ -106,26 +130,37 @@ def _epochs(study: optuna.Study, ends: Mapping[int, str], best: TrialRecord | No
         trace.line = {"color": colour(ends[number]), "width": 4 if is_best else 1.2}
         trace.marker = {"color": colour(ends[number]), "size": 4}
         trace.hovertemplate = f"trial {number}, epoch %{{x}}: %{{y:.4g}}<extra></extra>"
+    _whole_ticks(figure.layout.xaxis, [epoch for trace in figure.data for epoch in trace.x])
     return figure_json(figure, 340, "epoch", "score so far")
 
 
 def _importances(study: optuna.Study, bars: int) -> FigureJson:
     figure = visualization.plot_param_importances(study)
     figure.update_traces(marker={"color": COLOURS["finished"]}, hovertemplate="%{y}: %{x:.3f}<extra></extra>")
-    return figure_json(figure, 90 + 26 * bars, "share of the importance", None)
+    for trace in figure.data:
+        short = short_names(trace.y)
+        trace.y = [short[name] for name in trace.y]
+    return figure_json(figure, 90 + 26 * bars, "importance", None)
 
 
 def _slice(study: optuna.Study, name: str, title: str, ends: Mapping[int, str]) -> FigureJson:
-    figure = visualization.plot_slice(study, [name])
+    figure, space = visualization.plot_slice(study, [name]), latest_space(study, name)
+    if isinstance(space, CategoricalDistribution):  # Optuna puts texts in quotes
+        figure.update_xaxes(categoryarray=[_unquoted(value) for value in figure.layout.xaxis.categoryarray])
     for trace in figure.data:
+        if isinstance(space, CategoricalDistribution):
+            trace.x = [_unquoted(value) for value in trace.x]
         numbers = trace.marker.color  # Optuna colours by the number of the trial
         trace.text = [f"trial {number}, {ends[number]}" for number in numbers]
         trace.marker = {"color": [colour(ends[number]) for number in numbers], "size": 7, "opacity": 0.8}
         trace.hovertemplate = "%{x}: %{y:.4g}, %{text}<extra></extra>"
     if figure.layout.xaxis.type == "log":
         values = [value for trace in figure.data for value in trace.x]
-        figure.update_xaxes(dtick=1 if max(values) >= 100 * min(values) else "D2")  # decades, or 1, 2 and 5
-    return figure_json(figure, 230, title, None)
+        dtick = 1 if max(values) >= 10 * min(values) else "D2"  # decades, or 1, 2 and 5
+        figure.update_xaxes(dtick=dtick, tickformat="~g", tickangle=0)
+    elif isinstance(space, IntDistribution):
+        _whole_ticks(figure.layout.xaxis, [space.low, space.high])
+    return figure_json(figure, 230, title, "score")
 
 
 def _parallel(study: optuna.Study, names: Sequence[str]) -> FigureJson:
@@ -133,7 +168,15 @@ def _parallel(study: optuna.Study, names: Sequence[str]) -> FigureJson:
     short = short_names(names)
     axes = figure.layout.xaxis.ticktext
     figure.update_xaxes(ticktext=[axes[0], *(short[name] for name in names)], tickangle=-35)
+    whole = {at for at, name in enumerate(names, start=1) if isinstance(latest_space(study, name), IntDistribution)}
+    figure.layout.annotations = [
+        label for label in figure.layout.annotations if label.x not in whole or "." not in label.text
+    ]
     return figure_json(figure, 460, None, None)
+
+
+def _unquoted(value: object) -> str:
+    return str(value).strip("'")
 
 
 def _timeline(study: optuna.Study, ends: Mapping[int, str]) -> FigureJson:
@@ -144,4 +187,6 @@ def _timeline(study: optuna.Study, ends: Mapping[int, str]) -> FigureJson:
         trace.hovertemplate = "%{text}<extra></extra>"
     timeline = figure_json(figure, min(700, 140 + 9 * len(ends)), None, "trial")
     timeline["layout"]["yaxis"]["autorange"] = "reversed"
+    if len(ends) <= _FEW:
+        timeline["layout"]["yaxis"] |= {"dtick": 1}
     return timeline

@@ -12,9 +12,9 @@ import optuna
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from app.reporting.number_format import duration, lap_share, lap_time
+from app.reporting.number_format import duration, lap_time, percent
 from app.reporting.page import FigureJson, render_page
-from app.sweep.report.figures import colour, make_figures, make_slices, short_names
+from app.sweep.report.figures import colour, latest_space, make_figures, make_slices, short_names
 from app.sweep.report.records import TrialRecord, best_trial, count_ends, no_best_reason, ranked
 from app.sweep.study_folder import StudyFolder
 
@@ -78,7 +78,7 @@ class ReportPage:
             "colour": colour,
         }
         drawn |= {f"slice-{number}": figure for number, figure in enumerate(slices.values())}
-        filters = {"as_text": _value_text, "duration": _duration_text, "lap_share": lap_share, "lap_time": lap_time}
+        filters = {"as_text": _value_text, "duration": _duration_text, "percent": percent, "lap_time": lap_time}
         return render_page(_TEMPLATE, content, drawn, filters)
 
     def _figures(self, best: TrialRecord | None) -> tuple[dict[str, FigureJson | str], dict[str, FigureJson]]:
@@ -99,15 +99,16 @@ class ReportPage:
 
     def _parameter(self, name: str, best: TrialRecord | None) -> dict[str, Any]:
         """Return the row of a searched parameter: its space, its default, and its value in the best trial."""
-        default = OmegaConf.select(self.config, name)
+        default = _default(self.config, name)
         found = None if best is None else best.params.get(name)
-        space = _latest_space(self.study, name)
+        space = latest_space(self.study, name)
         return {
             "name": name,
             "space": _space_text(space),
             "default": default if default is None else _value_text(default),
             "best": found if found is None else _value_text(found),
             "default_at": _position(space, default),
+            "outside": default is not None and not _holds(space, default),
             "best_at": _position(space, found),
         }
 
@@ -121,10 +122,16 @@ def _duration_text(seconds: float | None) -> str:
     return duration(math.nan if seconds is None else seconds)
 
 
-def _latest_space(study: optuna.Study, name: str) -> BaseDistribution:
-    """Return the space of a parameter in the last trial that has it: launches may change it."""
-    trials = reversed(study.get_trials(deepcopy=False))
-    return next(trial.distributions[name] for trial in trials if name in trial.distributions)
+def _default(config: DictConfig, name: str) -> Any:
+    """Return the value that a parameter has before the search; of a group the name of its option, if it says one."""
+    value = OmegaConf.select(config, name)
+    return value.get("kind", value.get("name")) if OmegaConf.is_dict(value) else value
+
+
+def _holds(space: BaseDistribution, value: Any) -> bool:
+    if isinstance(space, CategoricalDistribution):
+        return value in space.choices
+    return isinstance(value, (int, float)) and space.low <= value <= space.high
 
 
 def _space_text(space: BaseDistribution) -> str:
@@ -136,11 +143,10 @@ def _space_text(space: BaseDistribution) -> str:
 
 def _position(space: BaseDistribution, value: Any) -> float | None:
     """Return the position of a value in its space in per cent, or None if it lies outside."""
-    if isinstance(space, CategoricalDistribution):
-        known = value in space.choices and len(space.choices) > 1
-        return 100 * space.choices.index(value) / (len(space.choices) - 1) if known else None
-    if not isinstance(value, (int, float)) or not space.low <= value <= space.high or space.low == space.high:
+    if not _holds(space, value) or space.single():
         return None
+    if isinstance(space, CategoricalDistribution):
+        return 100 * space.choices.index(value) / (len(space.choices) - 1)
     low, high, at = (math.log(number) if space.log else number for number in (space.low, space.high, value))
     return 100 * (at - low) / (high - low)
 

@@ -12,10 +12,10 @@ from typing import Generic, TypeVar
 
 from rich.console import Console
 
+from app.config.multirun import threads_of_job
 from app.config.schema_commands import ValidateConfig
 from app.core.console import make_console, print_line
 from app.core.errors import UserError, format_error
-from app.core.system import usable_cores
 from app.envs.env_factory import make_spec
 from app.envs.gym_task import import_named_module
 from app.reporting.number_format import significant
@@ -45,8 +45,6 @@ def validate_study(cfg: ValidateConfig) -> None:
         UserError: The validation cannot start, or no run has a result; the message says what to do.
         KeyboardInterrupt: Interrupted; the report has the runs that have ended.
     """
-    if len(set(cfg.seeds)) < len(cfg.seeds):
-        raise UserError(f"seeds = {list(cfg.seeds)}: must not name a seed twice. Remove the repeated ones.")
     console = make_console()
     resolve_device(cfg.device)  # each run would refuse it
     folder, study = find_study(Path(cfg.sweeps_dir), cfg.study, cfg.storage)
@@ -55,7 +53,7 @@ def validate_study(cfg: ValidateConfig) -> None:
     for candidate in candidates:
         make_spec(candidate.config.env)  # refuses a task of a module that the user has not named
     runs_dir = folder.path / "validation"
-    threads = max(1, usable_cores() // cfg.jobs)
+    threads = threads_of_job(candidates[0].config.threads, cfg.jobs)  # another number would round differently
     with Lock(runs_dir, "validation"):
         runs = plan_runs(candidates, cfg.seeds, runs_dir, cfg.device, threads)
         results = {run: read_result(run) for run in runs}
