@@ -1,4 +1,3 @@
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,24 +26,30 @@ def compose() -> Callable[..., Config]:
 @pytest.fixture(scope="session")
 def stopped_once(tmp_path_factory) -> Path:
     """The folder of a quick run that was stopped in its second epoch; tests work on copies."""
-    from app.training.run import train
-    from app.training.stop import INTERRUPTED, Stopped
     from tests.helpers import stopped_runs
 
-    runs = tmp_path_factory.mktemp("stopped")
-    with pytest.MonkeyPatch.context() as patch:
-        stopped_runs.use_little_slack(patch)
-        stopped_runs.raise_at_safe_point(patch, 40, Stopped(INTERRUPTED))
-        train(stopped_runs.configure(runs, *stopped_runs.QUICK))
-    return runs / "run"
+    return stopped_runs.train_until_stopped(tmp_path_factory.mktemp("stopped"), *stopped_runs.SHORT)
+
+
+@pytest.fixture(scope="session")
+def stopped_pendulum_once(tmp_path_factory) -> Path:
+    """As ``stopped_once``, with the smallest network, for what depends on neither the task nor the network."""
+    from tests.helpers import stopped_runs
+
+    return stopped_runs.train_until_stopped(tmp_path_factory.mktemp("stopped"), *stopped_runs.SHORT_PENDULUM)
 
 
 @pytest.fixture
 def stopped(stopped_once, tmp_path, monkeypatch) -> tuple:
     """The configuration and a folder of its own of a run that was stopped in its second epoch."""
-    from app.runs.run_folder import RunFolder
     from tests.helpers import stopped_runs
 
-    stopped_runs.use_little_slack(monkeypatch)
-    shutil.copytree(stopped_once, tmp_path / "run")
-    return stopped_runs.configure(tmp_path, *stopped_runs.QUICK), RunFolder(tmp_path / "run")
+    return stopped_runs.copy_run(stopped_once, tmp_path, monkeypatch, *stopped_runs.SHORT)
+
+
+@pytest.fixture
+def stopped_pendulum(stopped_pendulum_once, tmp_path, monkeypatch) -> tuple:
+    """As ``stopped``, with the smallest network."""
+    from tests.helpers import stopped_runs
+
+    return stopped_runs.copy_run(stopped_pendulum_once, tmp_path, monkeypatch, *stopped_runs.SHORT_PENDULUM)

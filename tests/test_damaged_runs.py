@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from app.core.errors import UserError
 from app.runs.checkpoint import Checkpoints, DamagedCheckpoint, read_checkpoint
 from app.training import run as run_module
 from tests.helpers.make import compose
-from tests.helpers.stopped_runs import QUICK, configure, use_little_slack
+from tests.helpers.stopped_runs import SHORT_PENDULUM, configure, use_little_slack
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +38,8 @@ class Hostile:
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone", "empty", "no header"])
-def test_damaged_checkpoint_is_reported_and_the_previous_one_is_used(stopped, capsys, damage):
-    config, folder = stopped
+def test_damaged_checkpoint_is_reported_and_the_previous_one_is_used(stopped_pendulum, capsys, damage):
+    config, folder = stopped_pendulum
     last = folder.checkpoints.last
     if damage == "flip":
         flip(last)
@@ -57,8 +58,8 @@ def test_damaged_checkpoint_is_reported_and_the_previous_one_is_used(stopped, ca
     assert json.loads(folder.summary.read_text())["stop_reason"] == "finished"
 
 
-def test_two_damaged_checkpoints_are_refused_with_a_hint(stopped):
-    config, folder = stopped
+def test_two_damaged_checkpoints_are_refused_with_a_hint(stopped_pendulum):
+    config, folder = stopped_pendulum
     flip(folder.checkpoints.last)
     flip(folder.checkpoints.previous)
     with pytest.raises(UserError, match=r"(?s)no checkpoint can be used.*last\.pt.*previous\.pt.*training\.init_from"):
@@ -66,14 +67,16 @@ def test_two_damaged_checkpoints_are_refused_with_a_hint(stopped):
     assert folder.checkpoints.last.exists()  # nothing was thrown away
 
 
-def test_damaged_replay_is_refused_and_can_be_cleared_alone(stopped, capsys):
-    config, folder = stopped
+def test_damaged_replay_is_refused_and_can_be_cleared_alone(stopped_pendulum, capsys):
+    config, folder = stopped_pendulum
     for position in range(0, (folder.replay / "rows.bin").stat().st_size, 64):
         flip(folder.replay / "rows.bin", position)
     with pytest.raises(UserError, match=r"(?s)rows.*restart\.targets=\[replay\]"):
         run_module.train(config)
     before = read_checkpoint(folder.checkpoints.last)
-    cleared = configure(folder.path.parent, *QUICK, "+restart=clean", "restart.targets=[replay]")
+    cleared = configure(
+        folder.path.parent, *SHORT_PENDULUM, "training.epochs=3", "+restart=clean", "restart.targets=[replay]"
+    )
     run_module.train(cleared)
     assert json.loads(folder.summary.read_text())["stop_reason"] == "finished"
     after = read_checkpoint(folder.checkpoints.last)
@@ -83,21 +86,31 @@ def test_damaged_replay_is_refused_and_can_be_cleared_alone(stopped, capsys):
     assert abs(new_steps - (left / 0.2 + 30)) <= 5  # warmed up anew, no burst of updates
 
 
-def test_best_policy_without_metadata_is_refused(stopped, tmp_path):
+def test_best_policy_without_metadata_is_refused(stopped_pendulum, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    config, folder = stopped
+    config, folder = stopped_pendulum
     save_file(load_file(folder.best_actor), folder.best_actor)
     with pytest.raises(UserError, match=r"actor\.safetensors: has no result"):
         run_module.train(config)
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"stop_reason": "finished", "updates": 30, "objective": 1}'])
-def test_incomplete_summary_is_made_again(tmp_path, text):
-    run_module.train(configure(tmp_path, *QUICK))
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a run of one epoch that has finished; tests work on copies."""
+    runs = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        use_little_slack(patch)
+        run_module.train(configure(runs, *SHORT_PENDULUM, "training.epochs=1"))
+    return runs / "run"
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"stop_reason": "finished", "updates": 10, "objective": 1}'])
+def test_incomplete_summary_is_made_again(finished, tmp_path, text):
+    shutil.copytree(finished, tmp_path / "run")
     summary = tmp_path / "run" / "summary.json"
     summary.write_text(text)
-    run_module.train(configure(tmp_path, *QUICK))
+    run_module.train(configure(tmp_path, *SHORT_PENDULUM, "training.epochs=1"))
     assert json.loads(summary.read_text())["run_name"] == "run"
 
 
@@ -113,19 +126,19 @@ def test_foreign_file_in_the_place_of_a_folder_is_refused(tmp_path, name):
     else:
         (folder / name).write_text("a file")
     with pytest.raises(UserError, match=name if name != "config.yaml" else "run"):
-        run_module.train(configure(tmp_path, *QUICK))
+        run_module.train(configure(tmp_path, *SHORT_PENDULUM))
 
 
 def test_foreign_folder_is_refused(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.doc").write_text("mine")
     with pytest.raises(UserError, match=r"thesis\.doc and no manifest\.json"):
-        run_module.train(configure(tmp_path, *QUICK))
+        run_module.train(configure(tmp_path, *SHORT_PENDULUM))
 
 
 @pytest.mark.parametrize("where", ["last", "best", "model", "metrics", "fingerprint", "manifest", "worker", "replay"])
-def test_hostile_pickle_is_never_executed(stopped, tmp_path, monkeypatch, where):
-    config, folder = stopped
+def test_hostile_pickle_is_never_executed(stopped_pendulum, tmp_path, monkeypatch, where):
+    config, folder = stopped_pendulum
     mark = tmp_path / "executed"
     evil = pickle.dumps(Hostile(mark))
     if where == "last":
@@ -146,7 +159,7 @@ def test_hostile_pickle_is_never_executed(stopped, tmp_path, monkeypatch, where)
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(evil)
     if where == "model":
-        config = compose(*QUICK, f"runs_dir={tmp_path}", "run_name=new", f"training.init_from={folder.path}")
+        config = compose(*SHORT_PENDULUM, f"runs_dir={tmp_path}", "run_name=new", f"training.init_from={folder.path}")
     if where in ("metrics", "worker"):  # neither is loaded
         run_module.train(config)
     else:
@@ -166,8 +179,8 @@ def test_checkpoint_with_an_object_is_refused(tmp_path):
         read_checkpoint(checkpoints.last)
 
 
-def test_full_disk_stops_the_run_with_the_checkpoint_intact(stopped, monkeypatch):
-    config, folder = stopped
+def test_full_disk_stops_the_run_with_the_checkpoint_intact(stopped_pendulum, monkeypatch):
+    config, folder = stopped_pendulum
     before = read_checkpoint(folder.checkpoints.last)["training"]["updates"]
 
     def full(*_):
@@ -182,20 +195,19 @@ def test_full_disk_stops_the_run_with_the_checkpoint_intact(stopped, monkeypatch
     assert json.loads(folder.summary.read_text())["stop_reason"] == "finished"
 
 
-@pytest.mark.parametrize("what", ["curves", "video", "summary"])
-def test_failing_curves_video_or_summary_costs_only_a_warning(tmp_path, monkeypatch, capsys, what):
+@pytest.mark.parametrize(("what", "name"), [("curves", "plot_curves"), ("video", "record_best_episode")])
+def test_failing_curves_video_and_summary_cost_only_a_warning_each(tmp_path, monkeypatch, capsys, what, name):
     from app.training import finalize as finalize_module
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    name = {"curves": "plot_curves", "video": "record_best_episode", "summary": "write_json"}[what]
-    monkeypatch.setattr(finalize_module, name, full)
-    objective = run_module.train(
-        configure(tmp_path, *QUICK, "logger=default", "logger.progress=none", "logger.tensorboard=false")
-    )
+    for function in (name, "write_json"):
+        monkeypatch.setattr(finalize_module, function, full)
+    overrides = (*SHORT_PENDULUM, "training.epochs=1", f"logger.{what}=true")
+    objective = run_module.train(configure(tmp_path, *overrides))
     assert objective == objective
-    assert "No space left on device" in capsys.readouterr().out
+    assert " ".join(capsys.readouterr().out.split()).count("No space left on device") == 2  # the other is the summary
 
 
 @pytest.mark.parametrize(
@@ -207,8 +219,8 @@ def test_failing_curves_video_or_summary_costs_only_a_warning(tmp_path, monkeypa
     ],
     ids=["kind", "replay", "agent"],
 )
-def test_checkpoint_with_a_right_checksum_and_another_content_is_refused(stopped, changed, sentence):
-    config, folder = stopped
+def test_checkpoint_with_a_right_checksum_and_another_content_is_refused(stopped_pendulum, changed, sentence):
+    config, folder = stopped_pendulum
     state = read_checkpoint(folder.checkpoints.last)
     inner = {name: value for name, value in changed.items() if name not in state}
     for _ in range(2):

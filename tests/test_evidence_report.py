@@ -75,6 +75,13 @@ def write(tmp_path):
     return write
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Page and Markdown of the rows; tests only read them."""
+    folder = tmp_path_factory.mktemp("written") / "lab"
+    return write_report(write_rows(folder / "evidence.csv", rows()), ARMS, folder)
+
+
 @pytest.fixture
 def read(tmp_path):
     """Summarizes rows without writing a report."""
@@ -92,8 +99,8 @@ def drawn(page) -> dict:
     return json.loads(line)
 
 
-def test_numbers_on_the_page_are_those_of_the_table(write):
-    page, _ = write(rows())
+def test_numbers_on_the_page_are_those_of_the_table(written):
+    page, _ = written
     cells = Cells(page.read_text())
     means = {arm: statistics.fmean(statistics.fmean(run) for run in runs) for arm, runs in SHARES.items()}
     found = {row[0]: row for row in cells.rows if len(row) == 11 and row[1] == "3"}
@@ -105,16 +112,16 @@ def test_numbers_on_the_page_are_those_of_the_table(write):
     assert verdicts["fault 1: floor"][2].startswith(difference) and verdicts["fault 1: floor"][3].startswith("0.00 [")
 
 
-def test_curves_are_drawn_from_the_table(write):
-    page, _ = write(rows())
+def test_curves_are_drawn_from_the_table(written):
+    page, _ = written
     lines = [trace for figure in drawn(page).values() for trace in figure["data"] if trace.get("name") == "fault_1"]
     centre = [statistics.fmean(run[epoch] for run in SHARES["fault_1"]) for epoch in range(3)]
     assert any(line["x"] == [1, 2, 3] and line["y"] == pytest.approx(centre) for line in lines)
     assert any(line["y"] == pytest.approx([5.0, 5.0, 5.0]) for line in lines)  # Q minus the return earned
 
 
-def test_claims_are_those_of_the_intervals(write):
-    page, markdown = write(rows())
+def test_claims_are_those_of_the_intervals(written):
+    page, markdown = written
     verdicts = {row[0]: row[1] for row in Cells(page.read_text()).rows if len(row) == 6}
     assert verdicts["fault 1: floor"].startswith("Worse than fixed (weak: 3 seeds)")
     assert "Shows nothing here against collapse with 3 seeds" in verdicts["fix_1"]
@@ -292,8 +299,8 @@ def test_weak_claims_are_drawn_hollow(read, tmp_path, monkeypatch):
     assert marks(more_seeds(found)) == ({"triangle-down"}, {"#D55E00"})
 
 
-def test_legend_of_the_forest_plots_has_the_weak_claims(write):
-    page, _ = write(rows())
+def test_legend_of_the_forest_plots_has_the_weak_claims(written):
+    page, _ = written
     assert "▽ worse, weak" in Cells(page.read_text()).text.replace("\xa0", " ").replace("  ", " ")
 
 
@@ -356,24 +363,25 @@ def test_commands_are_those_that_the_lab_gives(write):
         assert "python app/train.py some.key=fix_1 training.epochs=3 seed=0" in found
 
 
-def test_no_command_is_shown_unless_it_is_given(write):
-    page, markdown = write(rows())
+def test_no_command_is_shown_unless_it_is_given(written):
+    page, markdown = written
     assert "app/lab.py" not in Cells(page.read_text()).text + markdown.read_text()
     assert "## Commands" not in markdown.read_text()
 
 
-def test_markdown_names_pictures_that_exist(write):
-    _, markdown = write(rows())
+def test_markdown_names_pictures_that_exist(written):
+    _, markdown = written
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", markdown.read_text())
     assert pictures == ["evidence_effects.svg", "evidence_curves.svg"]
     assert all("<svg" in (markdown.parent / name).read_text() for name in pictures)
 
 
-def test_same_table_gives_the_same_pictures_and_markdown(write):
-    _, markdown = write(rows())
-    first = {path.name: path.read_bytes() for path in markdown.parent.glob("evidence*.[ms]*")}
-    write(rows())
-    assert first == {path.name: path.read_bytes() for path in markdown.parent.glob("evidence*.[ms]*")}
+def test_same_table_gives_the_same_pictures_and_markdown(written, write):
+    first, again = (
+        {path.name: path.read_bytes() for path in markdown.parent.glob("evidence*.[ms]*")}
+        for _, markdown in (written, write(rows()))
+    )
+    assert len(first) == 3 and first == again
 
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)> | [a](http://b) $x$ {{7*7}}"
@@ -422,8 +430,8 @@ def test_damaged_table_is_refused_in_one_sentence(tmp_path, text, sentence):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium in PATH")
 @pytest.mark.parametrize("width", [390, 1280])
-def test_page_draws_every_figure_in_a_browser_and_asks_for_nothing(write, tmp_path, width):
-    page, _ = write(rows())
+def test_page_draws_every_figure_in_a_browser_and_asks_for_nothing(written, tmp_path, width):
+    page, _ = written
     seen = open_page(page, tmp_path, width)
     assert seen["problems"] == [] and seen["requests"] == []
     assert seen["drawn"] == seen["plots"] == len(drawn(page)) > 10

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import asdict
+from functools import cache
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from app.export_bundle import export_run, verify
 from app.export_bundle.bundle import FILES, observation_source
 from app.export_bundle.driver import MODEL, OUTPUTS, BundleActor, BundleError
 from app.export_bundle.export_run import describe_interface
-from app.export_bundle.onnx_export import Policy, to_onnx
+from app.export_bundle.onnx_export import Policy
 from app.export_bundle.verify import make_observations
 from app.models.actor import DrivingActor
 from app.runs.config_file import write_config
@@ -38,16 +39,14 @@ from tests.helpers.runs import ROOT, TINY
 
 STAGES = ",".join(
     f"{{expand:{expand},channels:8,blocks:1,stride:{stride},se:{se}}}"
-    for expand, stride, se in ((1, 1, "false"), (2, 2, "false"), (2, 1, "true"))
+    for expand, stride, se in ((1, 1, "false"), (2, 2, "true"))
 )
+SHORT_WINDOW = "env.window=4"  # the graph repeats the GRU for every step of the window
 IMAGES = (
-    *TINY, "env.images=true", "env.image_size=16", "model.image_dim=8", "norm.groups=4",
+    *TINY, SHORT_WINDOW, "env.images=true", "env.image_size=16", "model.image_dim=8", "norm.groups=4",
     f"backbone.stages=[{STAGES}]", "backbone.stem_channels=8", "backbone.head_channels=16",
 )  # fmt: skip
 PLAIN = tuple(key for key in IMAGES if not key.startswith(("encoder.", "model.fused_dim")))
-TINY_WITHOUT_CONTEXT = tuple(key for key in TINY if not key.startswith(("encoder.", "model.fused_dim"))) + (
-    "model=droq",
-)
 SMALLEST = ("env=gym", "model=mlp")
 MODELS = {
     "default": (),
@@ -55,12 +54,13 @@ MODELS = {
     "batch": (*IMAGES, "norm=batch", "encoder.dropout=0.1"),
     "layer": (*IMAGES, "norm=layer"),
     "none": (*IMAGES, "norm=none"),
-    "lidar": TINY,
-    "droq": (*PLAIN, "model=droq"),
+    "lidar": (*TINY, SHORT_WINDOW, "encoder.dropout=0.1"),
+    "droq": (*PLAIN, "model=droq", "norm=batch"),
     "shared": (*PLAIN, "model=shared_backbone"),
     "gym": SMALLEST,
 }
-SLOW = ("default", "layer", "none", "shared")  # a conversion takes some seconds
+SLOW = ("default", "batch", "layer", "none", "shared")  # a conversion takes some seconds
+MARKS = {name: pytest.mark.slow for name in SLOW} | {"lidar": pytest.mark.e2e}
 
 
 def make_run(path, *overrides):
@@ -93,55 +93,40 @@ def act(actor, obs, test=True):
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory):
-    """The real command on a run with images: actor, spec, the folder, the finished process, and its home."""
-    path = tmp_path_factory.mktemp("runs")
-    actor, spec = make_run(path / "small", *IMAGES)
-    home = path / "home"
-    home.mkdir()
-    environment = {**os.environ, "HOME": str(home), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "app/export.py", f"run={path}/small"]
-    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return actor, spec, path / "small" / "export", done, home
+def exported_model(tmp_path_factory):
+    """Return a function that gives actor, spec, and the folder, which must not be changed, of a kind of network."""
+
+    @cache
+    def make(name):
+        path = tmp_path_factory.mktemp("runs") / "run"
+        actor, spec = make_run(path, *MODELS[name])
+        return actor, spec, export(path)
+
+    return make
 
 
 @pytest.fixture
-def exported(command):
-    """Actor, spec, and the exported folder, which must not be changed."""
-    return command[:3]
-
-
-@pytest.fixture(scope="module")
-def small_model(tmp_path_factory):
-    """The ONNX file of the smallest run."""
-    actor, spec = make_run(tmp_path_factory.mktemp("runs") / "run", *SMALLEST)
-    return to_onnx(Policy(actor.net), make_observations(spec, 2))
+def exported(exported_model):
+    """Actor, spec, and the exported folder, which must not be changed, of a network with every part."""
+    return exported_model("group")
 
 
 @pytest.fixture
-def small_run(tmp_path, monkeypatch, small_model):
+def small_run(tmp_path, monkeypatch, exported_model):
     """The smallest run, whose conversion takes no time."""
     make_run(tmp_path / "run", *SMALLEST)
-    monkeypatch.setattr(export_run, "to_onnx", lambda *_: small_model)
+    model = (exported_model("gym")[2] / MODEL).read_bytes()
+    monkeypatch.setattr(export_run, "to_onnx", lambda *_: model)
     return tmp_path / "run"
 
 
 # ------------------------------------------------------------------------------------------------ actions
 
 
-@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MODELS])
-def exported_model(request, tmp_path):
-    """Actor, spec and exported folder of every kind of network."""
-    if request.param == "group":
-        return request.getfixturevalue("exported")
-    actor, spec = make_run(tmp_path / "run", *MODELS[request.param])
-    return actor, spec, export(tmp_path / "run")
-
-
-def test_exported_actor_acts_as_the_original(exported_model):
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MODELS])
+def test_exported_actor_acts_as_the_original(name, exported_model):
     """Deterministic and drawn actions, for plausible observations and for extreme ones."""
-    actor, spec, folder = exported_model
+    actor, spec, folder = exported_model(name)
     bundle = BundleActor(spec.observation_space(), spec.action_space(), folder=folder)
     obs, actions = make_observations(spec, 4), []
     for extreme in (1.0, 1e3):
@@ -190,14 +175,14 @@ def test_onnx_file_is_one_whole_file_without_paths_of_this_machine(exported):
     assert str(ROOT).encode() not in data and b"site-packages" not in data and b".py" not in data
 
 
-def test_model_asks_only_for_the_parts_that_the_policy_uses(tmp_path):
+def test_model_asks_only_for_the_parts_that_the_policy_uses(exported_model):
     """A policy without context encoder needs no window, though the environment builds one."""
-    actor, spec = make_run(tmp_path / "run", *TINY_WITHOUT_CONTEXT)
-    assert set(spec.observation_space()) == {"floats", "window"}
+    _, spec, folder = exported_model("droq")
+    assert set(spec.observation_space()) == {"floats", "images", "window"}
     import onnx
 
-    model = onnx.load_from_string(to_onnx(Policy(actor.net), make_observations(spec, 2)))
-    assert [part.name for part in model.graph.input] == ["floats"]
+    model = onnx.load(folder / MODEL)
+    assert {part.name for part in model.graph.input} == {"floats", "images"}
 
 
 @pytest.mark.e2e
@@ -343,7 +328,7 @@ def test_model_consists_of_standard_operations_without_loops(exported):
 def test_environment_and_observations_that_do_not_fit_are_refused(exported):
     _, spec, folder = exported
     with pytest.raises(BundleError, match="observation_space: images is missing"):
-        BundleActor(make_spec(compose(*TINY).env).observation_space(), spec.action_space(), folder=folder)
+        BundleActor(make_spec(compose(*TINY, SHORT_WINDOW).env).observation_space(), spec.action_space(), folder=folder)
     with pytest.raises(BundleError, match="action_space"):
         BundleActor(spec.observation_space(), make_spec(compose(*SMALLEST).env).action_space(), folder=folder)
     bundle, obs = BundleActor(folder=folder), split(make_observations(spec, 1))[0]
@@ -445,10 +430,17 @@ def test_removed_key_is_refused_with_the_reason():
     assert unknown_key("onnx", ExportConfig).startswith("onnx no longer exists: the ONNX file is the exported actor")
 
 
-def test_command_reports_its_files_and_leaves_the_home_alone(command):
+@pytest.mark.e2e
+def test_command_reports_its_files_and_leaves_the_home_alone(tmp_path):
     """Neither warnings of torch show, nor does onnxruntime write its number of the machine."""
-    _, _, folder, done, home = command
+    make_run(tmp_path / "run", *IMAGES)
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**os.environ, "HOME": str(home), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "app/export.py", f"run={tmp_path}/run"]
+    done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     for name in FILES:
-        assert f"  {name} " in done.stdout and (folder / name).is_file()
+        assert f"  {name} " in done.stdout and (tmp_path / "run" / "export" / name).is_file()
     assert "checked on 8 observations" in done.stdout
     assert done.stderr == "" and not list(home.iterdir())

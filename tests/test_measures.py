@@ -316,7 +316,11 @@ def test_glossary_explains_every_measure():
 
 # --- training ---
 
-FAULTY = ("env=sim", "norm=batch", "encoder.dropout=0.1", "critic.spectral_norm=true")
+FAULTY = (
+    "env=sim", "env.image_size=32", "norm=batch", "encoder.dropout=0.1", "critic.spectral_norm=true",
+    "backbone.stages=[{expand:2,channels:8,blocks:1,stride:2,se:true}]", "backbone.stem_channels=8",
+    "backbone.head_channels=16",
+)  # fmt: skip
 RUNS = {"lidar": QUICK, "images": (*QUICK, *FAULTY), "pendulum": PENDULUM}
 EXPECTED = {"lidar": ALL, "images": ALL, "pendulum": EVERYWHERE}
 

@@ -21,7 +21,7 @@ from app.runs.run_folder import RunFolder
 from app.training.run import train
 from tests.helpers.make import compose
 from tests.helpers.runs import ROOT
-from tests.helpers.stopped_runs import QUICK, Killed, configure, raise_at_safe_point
+from tests.helpers.stopped_runs import PENDULUM, QUICK, Killed, configure, raise_at_safe_point
 
 FIGURES = {"lap_share_det": 0.75, "updates": 20, "stop_reason": "finished", "lap_time_det": float("nan")}
 WANDB = "Weights & Biases"
@@ -198,7 +198,7 @@ def test_missing_package_and_missing_account_cost_one_warning(tmp_path, config, 
 
 def test_run_continues_to_its_end_without_the_service(tmp_path, monkeypatch, caplog):
     with_service(monkeypatch, fails_at="log")
-    train(configure(tmp_path, *QUICK, "logger=wandb", "logger.tensorboard=false", "logger.progress=none",
+    train(configure(tmp_path, *PENDULUM, "logger=wandb", "logger.tensorboard=false", "logger.progress=none",
                     "logger.curves=false", "logger.video=false", "logger.report=false"))  # fmt: skip
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["stop_reason"] == "finished"
     assert [record.getMessage().startswith(WANDB) for record in caplog.records].count(True) == 1

@@ -25,7 +25,7 @@ from tests.helpers.browser import CHROMIUM, open_page
 from tests.helpers.evidence import make_arm, synthetic_rows, write_rows
 from tests.helpers.make import compose
 from tests.helpers.runs import ROOT
-from tests.helpers.stopped_runs import QUICK, configure
+from tests.helpers.stopped_runs import PENDULUM, QUICK, configure
 from tests.test_evidence_report import HOSTILE, Cells, drawn
 
 EPOCHS = 12
@@ -267,7 +267,7 @@ def test_collapsed_run_writes_the_page_with_both_policies(tmp_path, capsys):
 
 
 def test_run_that_has_not_collapsed_writes_no_page(tmp_path):
-    run_role(configure(tmp_path, *QUICK))
+    run_role(configure(tmp_path, *PENDULUM, "training.epochs=1"))
     assert not (tmp_path / "run" / "postmortem.html").exists()
 
 
@@ -276,7 +276,7 @@ def test_page_that_fails_costs_a_line_and_not_the_run(tmp_path, monkeypatch, cap
         raise ZeroDivisionError("of the page")
 
     monkeypatch.setattr(command, "examine", fail)
-    assert run_role(configure(tmp_path, *QUICK, *COLLAPSES)) == pytest.approx(0.0, abs=1e9)
+    assert run_role(configure(tmp_path, *QUICK, *COLLAPSES, "training.epochs=1")) == pytest.approx(0.0, abs=1e9)
     assert "The post-mortem cannot be written: ZeroDivisionError: of the page" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["stop_reason"] == "finished"
 

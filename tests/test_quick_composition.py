@@ -24,6 +24,13 @@ def test_quick_composition_equals_hydras(overrides):
     assert OmegaConf.to_yaml(raw(*overrides)) == OmegaConf.to_yaml(expected)
 
 
+def test_quick_composition_of_a_sweep_equals_hydras():
+    overrides = ["hydra/sweeper=optuna", "env=sim_lidar", "seed=3", "hydra.sweeper.n_jobs=2", "hydra.sweep.dir=x"]
+    with initialize_config_dir(str(CONF)):
+        expected = hydra_compose("config", overrides, return_hydra_config=True)
+    assert OmegaConf.to_yaml(raw(*overrides, hydra=True)) == OmegaConf.to_yaml(expected)
+
+
 def test_quick_composition_refuses_an_unknown_key_as_hydra_does():
     with pytest.raises(ConfigCompositionException, match="Could not override 'agent.gama'"):
         raw("agent.gama=0.9", "seed=1")

@@ -17,7 +17,7 @@ from app.training import trainer as trainer_module
 from app.training.stop import INTERRUPTED, Stopped
 from tests.helpers.make import compose
 from tests.helpers.runs import first_difference
-from tests.helpers.stopped_runs import SHORT, Killed, configure, raise_at_safe_point, use_little_slack
+from tests.helpers.stopped_runs import SHORT, SHORT_PENDULUM, Killed, configure, raise_at_safe_point, use_little_slack
 
 
 @pytest.fixture(autouse=True)
@@ -47,12 +47,12 @@ def test_other_fingerprint_is_refused_with_every_difference(stopped, override, l
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
 
 
-def test_checkpoint_of_another_run_is_refused(stopped, tmp_path):
-    _, folder = stopped
-    other = compose(*SHORT, "training.epochs=1", f"runs_dir={tmp_path}", "run_name=other", "encoder.dropout=0.1")
+def test_checkpoint_of_another_run_is_refused(stopped_pendulum, tmp_path):
+    _, folder = stopped_pendulum
+    other = compose(*SHORT_PENDULUM, "training.epochs=1", f"runs_dir={tmp_path}", "run_name=other", "log_std_min=-2")
     run_module.train(other)
     shutil.copy(folder.checkpoints.last, tmp_path / "other" / "checkpoints" / "last.pt")
-    with pytest.raises(UserError, match=r"checkpoint in .*other.*\n.*encoder\.dropout: 0\.0 → 0\.1"):
+    with pytest.raises(UserError, match=r"checkpoint in .*other.*\n.*log_std_min: -20\.0 → -2\.0"):
         run_module.train(other)
 
 
@@ -88,11 +88,11 @@ def test_changed_hyperparameters_take_effect_and_are_reported(stopped, capsys, m
 
 
 @pytest.mark.parametrize("ratio", [0.1, 2])
-def test_changed_ratio_causes_no_burst_of_updates_and_no_pause(stopped, ratio):
-    _, folder = stopped
+def test_changed_ratio_causes_no_burst_of_updates_and_no_pause(stopped_pendulum, ratio):
+    _, folder = stopped_pendulum
     before = read_checkpoint(folder.checkpoints.last)["training"]
     changed = ("training.epochs=3", f"training.max_training_steps_per_env_step={ratio}")
-    run_module.train(configure(folder.path.parent, *SHORT, *changed))
+    run_module.train(configure(folder.path.parent, *SHORT_PENDULUM, *changed))
     after = read_checkpoint(folder.checkpoints.last)["training"]
     updates = after["updates"] - before["updates"]
     steps = after["replay"]["env_steps"] - before["replay"]["env_steps"]
@@ -103,7 +103,7 @@ def test_new_run_names_the_one_of_the_same_settings_without_them_in_its_name(tmp
     def start(name, *overrides):
         with contextlib.suppress(Killed):
             run_module.train(
-                compose(*SHORT, "training.epochs=1", *overrides, f"runs_dir={tmp_path}", f"run_name={name}")
+                compose(*SHORT_PENDULUM, "training.epochs=1", *overrides, f"runs_dir={tmp_path}", f"run_name={name}")
             )
         return "has the same settings; run_name=car continues it instead" in capsys.readouterr().out
 
@@ -115,22 +115,22 @@ def test_new_run_names_the_one_of_the_same_settings_without_them_in_its_name(tmp
 
 
 def test_finished_run_answers_for_its_own_settings_only_and_can_be_extended(tmp_path, capsys):
-    first = run_module.train(configure(tmp_path, *SHORT))
+    first = run_module.train(configure(tmp_path, *SHORT_PENDULUM))
     capsys.readouterr()
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert run_module.train(configure(tmp_path, *SHORT)) == first
+    assert run_module.train(configure(tmp_path, *SHORT_PENDULUM)) == first
     out = capsys.readouterr().out
     assert "has finished already" in out and "summary of run" in out and "Resuming" not in out
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
     for asked in ("agent.lr_actor=0.001", "training.epochs=1", "training.eval_episodes=3"):
         key = asked.partition("=")[0]
         with pytest.raises(UserError, match=rf"has finished, and was made under other settings.*\n  {key}: "):
-            run_module.train(configure(tmp_path, *SHORT, asked))
+            run_module.train(configure(tmp_path, *SHORT_PENDULUM, asked))
     assert "summary" not in capsys.readouterr().out
-    assert run_module.train(configure(tmp_path, *SHORT, "threads=2", "health.on_collapse=stop")) == first
-    assert run_module.train(configure(tmp_path, *SHORT, "training.eval_episodes_other=3")) == first
+    assert run_module.train(configure(tmp_path, *SHORT_PENDULUM, "threads=2", "health.on_collapse=stop")) == first
+    assert run_module.train(configure(tmp_path, *SHORT_PENDULUM, "training.eval_episodes_other=3")) == first
     capsys.readouterr()
-    run_module.train(configure(tmp_path, *SHORT, "training.epochs=3"))
+    run_module.train(configure(tmp_path, *SHORT_PENDULUM, "training.epochs=3"))
     assert "changed  training.epochs: 2 → 3" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["updates"] == 30
 
@@ -168,10 +168,10 @@ def test_init_from_another_fingerprint_or_a_missing_run_is_refused(stopped, tmp_
     assert not (tmp_path / "new").exists()
 
 
-def test_restart_clean_starts_a_new_run_and_keeps_the_records(stopped, capsys):
-    _, folder = stopped
+def test_restart_clean_starts_a_new_run_and_keeps_the_records(stopped_pendulum, capsys):
+    _, folder = stopped_pendulum
     expected = len(folder.metrics.read_text().splitlines())
-    run_module.train(configure(folder.path.parent, *SHORT, "+restart=clean", "encoder.dropout=0.1"))
+    run_module.train(configure(folder.path.parent, *SHORT_PENDULUM, "+restart=clean", "log_std_min=-2"))
     out = capsys.readouterr().out
     assert "last.pt" in out and "receipt" in out and "Resuming" not in out
     (receipt,) = folder.path.glob("history/*/receipt.json")
@@ -189,10 +189,10 @@ def test_restart_dry_run_changes_nothing(stopped, capsys):
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
 
 
-def test_restart_archive_moves_the_same_files(stopped):
-    _, folder = stopped
+def test_restart_archive_moves_the_same_files(stopped_pendulum):
+    _, folder = stopped_pendulum
     checkpoint = folder.checkpoints.last.read_bytes()
-    run_module.train(configure(folder.path.parent, *SHORT, "+restart=archive"))
+    run_module.train(configure(folder.path.parent, *SHORT_PENDULUM, "+restart=archive"))
     (moved,) = folder.path.glob("archive/*/checkpoints/last.pt")
     assert moved.read_bytes() == checkpoint
 
@@ -216,11 +216,11 @@ def test_keys_of_parts_that_a_run_does_not_have_are_not_in_its_fingerprint():
     assert "encoder.dropout" not in fingerprint(compose("model=droq"))
 
 
-def test_run_can_be_restarted_from_its_own_best_weights(stopped, capsys):
+def test_run_can_be_restarted_from_its_own_best_weights(stopped_pendulum, capsys):
     """``+restart=clean`` with the best weights of the same folder: they are read before they are removed."""
-    _, folder = stopped
+    _, folder = stopped_pendulum
     own = f"training.init_from={folder.path}"
-    run_module.train(configure(folder.path.parent, *SHORT, "+restart=clean", own))
+    run_module.train(configure(folder.path.parent, *SHORT_PENDULUM, "+restart=clean", own))
     assert "begins with the best policy" in capsys.readouterr().out
     assert read_checkpoint(folder.checkpoints.last)["training"]["updates"] == 20
 
@@ -250,10 +250,10 @@ def test_restart_that_leaves_nothing_to_train_is_refused_and_clears_nothing(stop
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
 
 
-def test_capacity_may_change_with_a_cleared_replay(stopped):
-    _, folder = stopped
+def test_capacity_may_change_with_a_cleared_replay(stopped_pendulum):
+    _, folder = stopped_pendulum
     overrides = ("replay.capacity=70", "+restart=clean", "restart.targets=[replay]")
-    run_module.train(configure(folder.path.parent, *SHORT, *overrides))
+    run_module.train(configure(folder.path.parent, *SHORT_PENDULUM, *overrides))
     assert json.loads(folder.summary.read_text())["stop_reason"] == "finished"
 
 
@@ -263,17 +263,17 @@ def test_other_initial_weights_are_refused_while_a_run_continues(stopped, tmp_pa
         run_module.train(configure(folder.path.parent, *SHORT, "training.init_from=elsewhere"))
 
 
-def test_changed_setting_without_effect_is_reported_as_such(stopped, capsys):
-    _, folder = stopped
-    run_module.train(configure(folder.path.parent, *SHORT, "agent.alpha=0.5", "training.start_training=40"))
+def test_changed_setting_without_effect_is_reported_as_such(stopped_pendulum, capsys):
+    _, folder = stopped_pendulum
+    run_module.train(configure(folder.path.parent, *SHORT_PENDULUM, "agent.alpha=0.5", "training.start_training=40"))
     out = capsys.readouterr().out
-    assert "agent.alpha: 0.1 → 0.5 (without effect from here on)" in out
+    assert "agent.alpha: 1.0 → 0.5 (without effect from here on)" in out
     assert "training.start_training: 30 → 40 (without effect from here on)" in out
 
 
-def test_entropy_coefficient_that_is_not_learned_may_change(stopped):
-    _, folder = stopped
-    run_module.train(configure(folder.path.parent, *SHORT, "agent.auto_alpha=false", "agent.alpha=0.5"))
+def test_entropy_coefficient_that_is_not_learned_may_change(stopped_pendulum):
+    _, folder = stopped_pendulum
+    run_module.train(configure(folder.path.parent, *SHORT_PENDULUM, "agent.auto_alpha=false", "agent.alpha=0.5"))
     assert read_checkpoint(folder.checkpoints.last)["training"]["agent"]["log_alpha"].exp() == pytest.approx(0.5)
 
 
@@ -287,7 +287,7 @@ def test_interrupted_run_evaluates_its_best_policy(tmp_path, monkeypatch):
             original(self, loop)
 
         patch.setattr(trainer_module.Trainer, "_at_safe_point", at_safe_point)
-        objective = run_module.train(configure(tmp_path, *SHORT))
+        objective = run_module.train(configure(tmp_path, *SHORT_PENDULUM))
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["stop_reason"] == "interrupted" and summary["objective"] == objective == objective
     assert math.isfinite(summary["return_test_det"])
@@ -296,5 +296,5 @@ def test_interrupted_run_evaluates_its_best_policy(tmp_path, monkeypatch):
 def test_hint_to_resume_leaves_the_restart_out(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         raise_at_safe_point(patch, 40, Stopped(INTERRUPTED))
-        run_module.train(configure(tmp_path, *SHORT, "+restart=clean"))
+        run_module.train(configure(tmp_path, *SHORT_PENDULUM, "+restart=clean"))
     assert "The same command without +restart resumes the run." in capsys.readouterr().out

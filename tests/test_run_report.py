@@ -27,7 +27,7 @@ from app.runs.run_folder import RunFolder
 from app.training.stop import StopKind
 from tests.helpers.browser import CHROMIUM, open_page
 from tests.helpers.make import CONF, compose
-from tests.helpers.stopped_runs import QUICK, configure
+from tests.helpers.stopped_runs import PENDULUM, QUICK, configure
 from tests.test_evidence_report import HOSTILE, Cells
 from tests.test_standstill import STILL
 
@@ -474,7 +474,7 @@ def test_page_that_fails_costs_one_warning_and_no_run(tmp_path, monkeypatch, cap
         raise ZeroDivisionError("of the page")
 
     monkeypatch.setattr(page_module, "render_report", fail)
-    run_role(configure(tmp_path, *QUICK, "logger.report=true", "training.epochs=1"))
+    run_role(configure(tmp_path, *PENDULUM, "logger.report=true", "training.epochs=1"))
     out = " ".join(capsys.readouterr().out.split())
     assert out.count("report.html: cannot be written, the training continues: ZeroDivisionError: of the page") == 1
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

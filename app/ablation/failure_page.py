@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from plotly.graph_objects import Figure, Scatter
 
 from app.ablation.evidence_panels import MEASURES
 from app.ablation.failure_order import PostMortem, Suspect
@@ -14,7 +13,7 @@ from app.ablation.failure_text import band_text, fault_text, headline, label, la
 from app.ablation.health_bands import Band, Exit
 from app.ablation.policy_videos import PolicyVideo
 from app.ablation.repair_command import repair_command, repair_overrides
-from app.reporting.page import FigureJson, figure_json, render_page
+from app.reporting.page import FigureJson, render_page, traces_json
 from app.reporting.palette import BLUE, GREEN, GREY, RED
 
 _TEMPLATE = Path(__file__).with_name("failure.html.jinja")
@@ -117,30 +116,29 @@ def _figure(
 ) -> FigureJson:
     """Return a measure of the run over its band; all figures have the same epochs."""
     epochs = len(series)
-    figure = Figure()
-    if band is not None:
-        figure.add_trace(_band_trace(band.extended(epochs)))
-    known = ~np.isnan(series) & ((series > 0) | (not is_log))
+    traces = [_band_trace(band.extended(epochs))] if band is not None else []
+    known = np.isfinite(series) & ((series > 0) | (not is_log))
     at = (np.flatnonzero(known) + 1).tolist()
-    figure.add_trace(
-        Scatter(
-            x=at,
-            y=series[known].tolist(),
-            mode="lines+markers",
-            line={"color": _RUN, "width": 2},
-            marker={"size": 4},
-            name="run",
-            hovertemplate="epoch %{x}: %{y:.4g}<extra></extra>",
-        )
-    )
+    line = {
+        "type": "scatter",
+        "x": at,
+        "y": series[known].tolist(),
+        "mode": "lines+markers",
+        "line": {"color": _RUN, "width": 2},
+        "marker": {"size": 4},
+        "name": "run",
+        "hovertemplate": "epoch %{x}: %{y:.4g}<extra></extra>",
+    }
+    traces.append(line)
     if exit_ is not None:
         marker = {"color": _EXIT, "size": 12, "symbol": "circle-open", "line": {"width": 3}}
-        figure.add_trace(Scatter(x=[exit_.epoch], y=[exit_.value], mode="markers", marker=marker, hoverinfo="skip"))
-    if found.exits:
-        figure.add_vline(x=found.exits[0].epoch, line={"color": _EXIT, "width": 1.5, "dash": "dot"})
-    if found.collapse is not None:
-        figure.add_vline(x=found.collapse[0], line={"color": _COLLAPSE, "width": 1.5, "dash": "dash"})
-    made = figure_json(figure, _HEIGHT, "epoch", None)
+        point = {"type": "scatter", "x": [exit_.epoch], "y": [exit_.value], "mode": "markers", "marker": marker}
+        traces.append({**point, "hoverinfo": "skip"})
+    made = traces_json(traces, _HEIGHT, "epoch", None)
+    made["layout"]["shapes"] = [
+        *([_vertical(found.exits[0].epoch, _EXIT, "dot")] if found.exits else []),
+        *([_vertical(found.collapse[0], _COLLAPSE, "dash")] if found.collapse is not None else []),
+    ]
     made["layout"]["margin"] = {"l": 40, "r": 8, "t": 8, "b": 36}
     made["layout"]["xaxis"]["range"] = [0.5, epochs + 0.5]
     if metric.startswith("lap_share"):
@@ -150,17 +148,24 @@ def _figure(
     return made
 
 
-def _band_trace(band: Band) -> Scatter:
-    known = ~np.isnan(band.low) & ~np.isnan(band.high)
+def _vertical(epoch: int, colour: str, dash: str) -> dict[str, Any]:
+    """Return a line over the whole height of a figure."""
+    ends = {"x0": epoch, "x1": epoch, "xref": "x", "y0": 0, "y1": 1, "yref": "y domain"}
+    return {"type": "line", **ends, "line": {"color": colour, "width": 1.5, "dash": dash}}
+
+
+def _band_trace(band: Band) -> dict[str, Any]:
+    known = np.isfinite(band.low) & np.isfinite(band.high)
     epochs = (np.flatnonzero(known) + 1).tolist()
-    return Scatter(
-        x=epochs + epochs[::-1],
-        y=[*band.high[known].tolist(), *band.low[known].tolist()[::-1]],
-        fill="toself",
-        fillcolor=_BAND,
-        opacity=0.25,
-        line={"width": 0},
-        mode="lines",
-        name="band",
-        hoverinfo="skip",
-    )
+    return {
+        "type": "scatter",
+        "x": epochs + epochs[::-1],
+        "y": [*band.high[known].tolist(), *band.low[known].tolist()[::-1]],
+        "fill": "toself",
+        "fillcolor": _BAND,
+        "opacity": 0.25,
+        "line": {"width": 0},
+        "mode": "lines",
+        "name": "band",
+        "hoverinfo": "skip",
+    }

@@ -1,6 +1,7 @@
 """Description in words of the values that the schema allows for a key, for the error messages."""
 
 import dataclasses
+import functools
 import types
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -137,7 +138,13 @@ def _kind(member: Any) -> tuple[str, ...]:
 
 
 def _fields(bare: Any) -> dict[str, Any]:
-    return get_type_hints(bare, include_extras=True) if dataclasses.is_dataclass(bare) else {}
+    return _type_hints(bare) if dataclasses.is_dataclass(bare) else {}
+
+
+@functools.cache
+def _type_hints(section: type) -> dict[str, Any]:
+    """Return the annotations of a section; ``get_type_hints`` evaluates them anew at every call."""
+    return get_type_hints(section, include_extras=True)
 
 
 def known_keys(schema: Any, prefix: str = "") -> Iterator[str]:

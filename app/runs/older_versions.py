@@ -1,17 +1,14 @@
 """Configurations that an older version of this program kept, completed with the keys of this version."""
 
-import contextlib
 import functools
 from collections.abc import Mapping
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
+from app.config.composition import compose_settings
 from app.config.key_effects import can_change_learning
-from app.config.load import CONF
 from app.core.errors import UserError
 from app.runs.fingerprint import FlatDict, flatten, unflatten, with_current_names
 
@@ -62,9 +59,7 @@ def default_settings(model: str, env: str) -> FlatDict | None:
         env: Name of an option of ``conf/env``: the kind of the environment.
     """
     overrides = [f"{group}={name}" for group, name in (("model", model), ("env", env)) if name]
-    is_command = GlobalHydra.instance().is_initialized()  # every command composes from the same folder
     try:
-        with contextlib.nullcontext() if is_command else initialize_config_dir(str(CONF)):
-            return flatten(OmegaConf.to_container(compose("config", overrides), resolve=True))
+        return flatten(OmegaConf.to_container(compose_settings(tuple(overrides)), resolve=True))
     except HydraException:
         return None

@@ -1,6 +1,5 @@
 """Overrides of ``app/train.py`` that make the configuration of a run again, and what they change of ``conf/``."""
 
-import contextlib
 import functools
 import json
 import re
@@ -8,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
+from app.config.composition import compose_settings
 from app.config.faults import FAULTS
 from app.config.key_effects import can_change_learning
 from app.config.load import CONF, load
@@ -48,7 +46,7 @@ class RunOverrides:
 def run_overrides(config: Config) -> RunOverrides | None:
     """Return the overrides that make a configuration; None if they would make another one.
 
-    Composing takes a third of a second each time: once for a run without changed keys, and twice or three times for
+    Other settings than the last ones are composed: once for a run without changed keys, and twice or three times for
     another one.
 
     Args:
@@ -97,9 +95,7 @@ def _needed_groups(config: Config) -> dict[str, str]:
 
 
 def _compose(overrides: Mapping[str, str]) -> Config:
-    is_hydra_running = GlobalHydra.instance().is_initialized()  # as in every command
-    with contextlib.nullcontext() if is_hydra_running else initialize_config_dir(str(CONF)):
-        return load(compose("config", [f"{key}={value}" for key, value in overrides.items()]))
+    return load(compose_settings(tuple(f"{key}={value}" for key, value in overrides.items())))
 
 
 def _comparable(config: Config) -> FlatDict:

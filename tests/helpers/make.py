@@ -3,6 +3,7 @@
 import copy
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -31,6 +32,9 @@ OPTIONS = sorted(
     for path in CONF.glob("*/*.yaml")
     if path.parent.name not in _OF_OTHER_COMMANDS
 )
+_OF_NO_NETWORK = ("+restart", "health", "logger", "network", "pruner", "replay", "sweep", "training")
+NETWORK_OPTIONS = [option for option in OPTIONS if option.partition("=")[0] not in _OF_NO_NETWORK]
+OTHER_OPTIONS = [option for option in OPTIONS if option not in NETWORK_OPTIONS]
 _REQUIREMENTS = {  # of options that do not fit the defaults
     "env=gym": ("model=mlp",),
     "env=trackmania": ("role=all", "workers=1"),
@@ -86,13 +90,14 @@ def _with_values(overrides: Sequence[str], compose: Callable[[tuple[str, ...]], 
         parsed = OverridesParser.create().parse_overrides(values)
         if any(override.is_sweep_override() for override in parsed):
             raise HydraException
-        for override in parsed:
-            OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
+        with read_write(cfg.hydra) if "hydra" in cfg else nullcontext():
+            for override in parsed:
+                OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True)
+            if values and "hydra" in cfg:
+                cfg.hydra.overrides.hydra.extend([text for text in values if text.startswith("hydra")])
+                cfg.hydra.overrides.task = [text for text in overrides if not text.startswith("hydra")]
     except (HydraException, OmegaConfBaseException):
         return copy.deepcopy(compose(tuple(overrides)))  # with Hydra's own message
-    if values and "hydra" in cfg:
-        with read_write(cfg.hydra):
-            cfg.hydra.overrides.task = [text for text in overrides if not text.startswith("hydra")]
     return cfg
 
 
@@ -100,7 +105,7 @@ def _is_value(override: str) -> bool:
     """Return whether an override changes a single value, and no group."""
     key, equals, _ = override.partition("=")
     is_plain = re.fullmatch(r"[a-z]\w*(\.\w+)*", key) is not None
-    return bool(equals) and is_plain and not key.startswith("hydra.") and not (CONF / key).is_dir()
+    return bool(equals) and is_plain and not (CONF / key).is_dir()
 
 
 @cache

@@ -1,12 +1,15 @@
 """Quick real runs that are stopped or killed between two updates."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from app.config.schema import Config
+from app.runs.run_folder import RunFolder
 from app.training import run as run_module
 from app.training import trainer as trainer_module
+from app.training.stop import INTERRUPTED, Stopped
 from tests.helpers.make import compose
 from tests.helpers.runs import TINY
 
@@ -15,6 +18,7 @@ QUICK = (
     *TINY, "replay.capacity=60", "training.start_training=30", "training.updates_per_epoch=10", "env.max_steps=25",
     "training.max_training_steps_per_env_step=0.2", "training.checkpoint_interval_s=1000", "health.measure_states=0",
 )  # fmt: skip
+SHORT = (*QUICK, "training.epochs=2")  # ends with the epoch in which the fixture ``stopped`` was stopped
 PENDULUM = (
     "model=mlp", "env=gym", "env.id=Pendulum-v1", "env.max_steps=25", "logger=quiet", "threads=1", "replay.capacity=60",
     "replay.batch_size=8", "training.start_training=30", "training.epochs=3", "training.updates_per_epoch=10",
@@ -22,6 +26,7 @@ PENDULUM = (
     "training.eval_episodes_stochastic=1", "training.eval_episodes_other=1", "training.checkpoint_interval_s=1000",
     "agent.deterministic_share=0.5", "health.measure_states=0",
 )  # fmt: skip
+SHORT_PENDULUM = (*PENDULUM, "training.epochs=2")
 SLACK = 80  # rows
 
 
@@ -63,3 +68,19 @@ def stop_and_resume(monkeypatch: pytest.MonkeyPatch, config: Config, call: int, 
         else:
             run_module.train(config)
     run_module.train(config)
+
+
+def train_until_stopped(runs_dir: Path, *overrides: str) -> Path:
+    """Train and stop in the second epoch; return the folder of the run."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_little_slack(patch)
+        raise_at_safe_point(patch, 40, Stopped(INTERRUPTED))
+        run_module.train(configure(runs_dir, *overrides))
+    return runs_dir / "run"
+
+
+def copy_run(path: Path, runs_dir: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> tuple[Config, RunFolder]:
+    """Copy a run; return its configuration and the copied folder."""
+    use_little_slack(monkeypatch)
+    shutil.copytree(path, runs_dir / "run")
+    return configure(runs_dir, *overrides), RunFolder(runs_dir / "run")
