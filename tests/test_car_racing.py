@@ -99,8 +99,21 @@ def test_pictures_are_rendered_only_on_request(opened, monkeypatch):
     assert len(steps) > 5 and not modes
     frame = env.render()
     assert modes == ["rgb_array"]
-    assert frame.shape == (400, 600, 3) and frame.dtype == np.uint8
+    assert frame.shape == (480, 480, 3) and frame.dtype == np.uint8
     assert len(np.unique(frame.reshape(-1, 3), axis=0)) > 10  # it is not blank
+
+
+def test_picture_has_the_instruments_of_the_simulator(opened):
+    env = opened()
+    env.reset(options={"start": 0.0})
+    for _ in range(10):
+        env.step(np.array([1.0, -1.0, 0.0], np.float32))
+    frame = env.render()
+    shown = (frame[408:417, 350:456], frame[450:458, 158:268], frame[12:136, 344:468])  # gas, lap, map
+    colours = ((88, 214, 120), (244, 246, 248), (248, 166, 32))
+    for part, colour in zip(shown, colours, strict=True):
+        assert (part == colour).all(-1).any()
+    assert (frame[408:417, 350:456] == colours[0]).all()  # full gas
 
 
 @pytest.mark.parametrize("overrides", [(), ("env.images=false",), ("env.image_size=64",)])

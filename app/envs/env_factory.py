@@ -19,7 +19,7 @@ def make_env(config: EnvConfig, tracks: Sequence[int], seed: int, render_size: i
         config: Parameters of the environment.
         tracks: Seeds of the tracks that episodes are drawn from; tasks without tracks ignore them.
         seed: Seed of the environment's own random numbers.
-        render_size: Width and height of a video frame of the simulator in pixels; other environments have their own.
+        render_size: Width and height of a video frame of a car on a track in pixels; a Gymnasium task has its own.
 
     Returns:
         An environment with ``Dict`` observations, actions in [-1, 1] and the attribute ``observation_spec``.
@@ -31,7 +31,7 @@ def make_env(config: EnvConfig, tracks: Sequence[int], seed: int, render_size: i
         case SimConfig():
             return SimEnv(config, tracks, seed, render_size)
         case CarRacingConfig():
-            return _make_car_racing_env(config, tracks, seed)
+            return _make_car_racing_env(config, tracks, seed, render_size)
         case GymConfig():
             return GymEnv(config, seed)
         case TrackmaniaConfig():
@@ -57,7 +57,7 @@ def make_spec(config: EnvConfig) -> ObservationSpec:
     return env.observation_spec
 
 
-def _make_car_racing_env(config: CarRacingConfig, tracks: Sequence[int], seed: int) -> gymnasium.Env:
+def _make_car_racing_env(config: CarRacingConfig, tracks: Sequence[int], seed: int, render_size: int) -> gymnasium.Env:
     try:
         from app.envs.driving.car_racing import CarRacingEnv  # loads Box2D and pygame, which only this one needs
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
@@ -65,7 +65,7 @@ def _make_car_racing_env(config: CarRacingConfig, tracks: Sequence[int], seed: i
             f"env = {config.name}: a package of the game cannot be imported ({' '.join(str(error).split())}). Install "
             'it with python -m pip install -c constraints.txt "gymnasium[box2d]", or use env=sim.'
         ) from error
-    return CarRacingEnv(config, tracks, seed)
+    return CarRacingEnv(config, tracks, seed, render_size)
 
 
 def _make_trackmania_env(config: TrackmaniaConfig) -> gymnasium.Env:

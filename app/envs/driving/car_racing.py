@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import cv2
 import numpy as np
 from gymnasium.envs.box2d import car_dynamics, car_racing
 
@@ -17,11 +18,15 @@ from app.envs.driving.track_env import CarState, TrackEnv
 from app.envs.rng_state import pack_rng, unpack_rng
 from app.envs.spec import MAX_RPM
 from app.envs.tracks.track import Track
+from app.envs.video.hud import draw_hud
 
 _HALF_WIDTH = car_racing.TRACK_WIDTH  # of the road
 _BODY_ANGLE = math.pi / 2.0  # heading of a body at angle 0: it looks along its own y axis
 _SOLVER_ITERATIONS = (180, 60)  # of Box2D for velocities and positions, as in CarRacing.step
 _STANDING_SPEED = 0.1  # units/s, at and below which the gear is 0
+_FAST_SHARE = 0.65  # share of the top speed that the video shows as fast
+_SQUARE = slice(100, 500)  # columns of the game's picture of 400 × 600 around the car
+_INSTRUMENTS = slice(350, 400)  # rows of the game's own, which ours replace
 
 
 class CarRacingGame(car_racing.CarRacing):
@@ -114,10 +119,12 @@ class CarRacingEnv(TrackEnv):
         config: Parameters of the environment.
         tracks: Seeds of the tracks that episodes are drawn from; the tracks of ``CarRacing.reset(seed=...)``.
         seed: Seed of the draws of tracks and starts.
+        render_size: Width and height of a video frame in pixels.
     """
 
-    def __init__(self, config: CarRacingConfig, tracks: Sequence[int], seed: int) -> None:
+    def __init__(self, config: CarRacingConfig, tracks: Sequence[int], seed: int, render_size: int = 480) -> None:
         self._game: CarRacingGame | None = None
+        self._render_size = render_size
         self._actions: list[np.ndarray] = []  # of the running episode
         super().__init__(config, tracks, seed)
 
@@ -130,9 +137,13 @@ class CarRacingEnv(TrackEnv):
         )
 
     def render(self) -> np.ndarray:
-        """Return the game's own picture, ``(400, 600, 3)`` uint8, RGB."""
+        """Return the game's own picture under our instruments, ``(render_size, render_size, 3)`` uint8, RGB."""
         silence_pygame()
-        return self._game.render()
+        square = self._game.render()[:, _SQUARE].copy()
+        square[_INSTRUMENTS] = 0
+        image = cv2.resize(square, (self._render_size, self._render_size), interpolation=cv2.INTER_LINEAR)
+        draw_hud(image, self._render_state(_FAST_SHARE * self._config.top_speed))
+        return image
 
     def close(self) -> None:
         """Close the game."""

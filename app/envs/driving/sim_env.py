@@ -7,11 +7,10 @@ import numpy as np
 
 from app.config.schema_env import SimConfig
 from app.envs.driving.car import Car
-from app.envs.driving.track_env import OUTCOMES, CarState, TrackEnv
+from app.envs.driving.track_env import CarState, TrackEnv
 from app.envs.rng_state import pack_rng, unpack_rng
 from app.envs.tracks.lap_bound import centre_line_bound
 from app.envs.tracks.track import Track, make_track
-from app.envs.video.render_state import RenderState
 from app.envs.video.renderer import VideoRenderer
 
 _FAST_SHARE = 0.65  # share of the top speed that the video shows as fast
@@ -48,22 +47,7 @@ class SimEnv(TrackEnv):
 
     def render(self) -> np.ndarray:
         """Return a video frame of the present state, ``(render_size, render_size, 3)`` uint8, RGB."""
-        car, config = self.car, self._config
-        return self._renderer.render(
-            RenderState(
-                track=self.track,
-                pose=(car.x, car.y, car.heading),
-                speed=car.speed,
-                fast_speed=_FAST_SHARE * config.car.top_speed,
-                controls=self._controls,
-                trail=np.array(self._trail),
-                start=self._start,
-                lap_share=self.lap_share,
-                seconds=self._steps * config.step_s,
-                outcome=OUTCOMES[self._end],
-                ghost=self.ghost,
-            )
-        )
+        return self._renderer.render(self._render_state(_FAST_SHARE * self._config.car.top_speed, self.ghost))
 
     def get_state(self) -> dict[str, np.ndarray | float]:
         """Return all that decides the future, random numbers included, as arrays and numbers."""
@@ -104,11 +88,6 @@ class SimEnv(TrackEnv):
 
     def _place_car(self, x: float, y: float, heading: float) -> None:
         self.car.place(x, y, heading)
-        self._controls = (0.0, 0.0, 0.0)
-        self._trail = [(x, y, 0.0)]
 
     def _drive(self, gas: float, brake: float, steer: float) -> None:
-        car = self.car
-        self._controls = gas, brake, steer
-        car.drive(gas, brake, steer, self._config.step_s, self._config.substeps)
-        self._trail.append((car.x, car.y, car.speed))
+        self.car.drive(gas, brake, steer, self._config.step_s, self._config.substeps)

@@ -17,6 +17,7 @@ from app.envs.driving.lidar import Lidar
 from app.envs.observation import ObservationBuilder
 from app.envs.spec import make_car_spec
 from app.envs.tracks.track import Track
+from app.envs.video.render_state import RenderState
 
 OUTCOMES = (None, "off_track", "lap", "stalled", "timeout")  # a saved state holds an index of it
 
@@ -40,7 +41,7 @@ class TrackEnv(gymnasium.Env):
     one lap (counted from its start) or after ``max_steps``. Every ``info`` has ``lap_share`` and ``speed``, the last
     one ``outcome`` too, and ``lap_time`` in s if the lap was finished.
 
-    A subclass provides the car, which must exist before it calls this constructor.
+    A subclass provides the car, which must exist before it calls this constructor, and its picture.
 
     Args:
         config: Parameters of the environment.
@@ -131,8 +132,10 @@ class TrackEnv(gymnasium.Env):
         if not self._running:
             raise gymnasium.error.ResetNeeded("the episode has ended: call reset() before step()")
         action = np.minimum(np.maximum(np.asarray(action, np.float32), -1.0), 1.0)
-        self._drive(*_to_controls(action))
+        self._controls = _to_controls(action)
+        self._drive(*self._controls)
         car = self.car_state
+        self._trail.append((car.x, car.y, car.speed))
         progress, offset = self._advance(car)
         outcome = self._find_outcome(offset)
         self._end, self._running = OUTCOMES.index(outcome), outcome is None
@@ -160,9 +163,28 @@ class TrackEnv(gymnasium.Env):
         self._idle = 0  # steps since it last counted as moving
         self._steps = self._end = 0
         self._running = True
+        self._controls = (0.0, 0.0, 0.0)
+        self._trail = [(x, y, 0.0)]  # of every step so far, for the video
         self._place_car(x, y, heading)
         car = self.car_state
         return self._builder.reset(self._read_sensors(car), self._capture_frame(car))
+
+    def _render_state(self, fast_speed: float, ghost: tuple[float, float, float] | None = None) -> RenderState:
+        """Return what a video frame shows of the present state; see ``RenderState`` for the arguments."""
+        car = self.car_state
+        return RenderState(
+            track=self.track,
+            pose=(car.x, car.y, car.heading),
+            speed=car.speed,
+            fast_speed=fast_speed,
+            controls=self._controls,
+            trail=np.array(self._trail),
+            start=self._start,
+            lap_share=self.lap_share,
+            seconds=self._steps * self._config.step_s,
+            outcome=OUTCOMES[self._end],
+            ghost=ghost,
+        )
 
     def _advance(self, car: CarState) -> tuple[float, float]:
         """Update the episode after a step; return its progress and the distance from the centre line, m."""
