@@ -71,6 +71,7 @@ def test_home_folder_is_expanded_and_a_name_of_digits_stays_a_text(monkeypatch):
     assert words == ["run_name='2026_09_30'", "+network.password='12345678'", "run_name=mine"]
     assert load(raw(words[0])).run_name == "2026_09_30"
     assert load(raw(*as_meant(["run_name=nan"]))).run_name == "nan"
+    assert as_meant(["run_name=1e1_0", "run_name=.5"]) == ["run_name='1e1_0'", "run_name='.5'"]
 
 
 def test_settings_on_both_sides_of_an_option_are_brought_together():

@@ -1,6 +1,7 @@
 """Environments made of Gymnasium tasks."""
 
 import os
+import subprocess
 import sys
 
 import gymnasium
@@ -19,6 +20,7 @@ from app.envs.gym_task import import_named_module, import_task_module
 from app.evaluation.episodes import Start, run_episodes
 from app.training.run import train
 from tests.helpers import own_tasks
+from tests.helpers.runs import ROOT
 
 OWN = f"{own_tasks.MODULE}:Own-v0"
 
@@ -132,6 +134,18 @@ def test_task_renders_a_picture(monkeypatch):
     assert frame.dtype == np.uint8 and frame.ndim == 3 and frame.std() > 0
     assert os.environ["PYGAME_HIDE_SUPPORT_PROMPT"] == "1"  # neither greets, nor does SDL miss a folder
     assert os.name != "posix" or os.path.isdir(os.environ["XDG_RUNTIME_DIR"])
+
+
+@pytest.mark.parametrize("module", ["app.envs.driving.car_racing", "app.envs.gym_task"])
+def test_pygame_does_not_greet(module):
+    pytest.importorskip("pygame")
+    code = f"import {module} as m\n"
+    if module.endswith("gym_task"):
+        code += "from tests.helpers.make import compose\n"
+        code += "m.open_task(compose('env=gym', 'model=mlp', 'env.id=BipedalWalker-v3').env)"
+    plain = {name: value for name, value in os.environ.items() if name != "PYGAME_HIDE_SUPPORT_PROMPT"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=plain, capture_output=True, text=True)
+    assert done.returncode == 0 and "pygame" not in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,11 @@ def test_word_that_does_not_fit_is_named_with_what_is_allowed(word, sentence, mo
         ["network={password:hunter-[22}"],
         ["network={port: 1, password: 'hunter-22'", "seed=1"],
         ["logger.name=postgresql://me:hunter-22@host/a("],
+        ["logger.name=postgresql://me:a@hunter-22@host/a("],
+        ["logger.name=postgresql://host/a?user=me&password=hunter-22("],
+        ["network={password=hunter-22}"],
+        ["network={'password':hunter-22}"],
+        ['network={password:"it\'s hunter-22"'],
     ],
     ids=" ".join,
 )
@@ -96,6 +101,8 @@ def test_folder_of_an_option_is_not_taken_for_a_setting(tmp_path, monkeypatch):
 def test_unknown_key_of_a_whole_section_is_named(monkeypatch):
     text = answer("train", ["network={ports:3}"], monkeypatch)
     assert "network.ports: there is no such key. Did you mean network.port or network.tls?" in text
+    text = answer("train", ["+restart=clean", "restart={dry_rn:true}"], monkeypatch)
+    assert "restart.dry_rn: there is no such key. Did you mean restart.dry_run or restart.tmrl_run?" in text
 
 
 def test_short_word_is_no_secret():

@@ -165,6 +165,10 @@ def test_init_from_another_fingerprint_or_a_missing_run_is_refused(stopped, tmp_
         run_module.train(compose(*new, f"training.init_from={source.path}", "encoder.dropout=0.1"))
     with pytest.raises(UserError, match=r"training\.init_from = nowhere: there is no run"):
         run_module.train(compose(*new, "training.init_from=nowhere"))
+    with pytest.raises(UserError, match="File name too long"):
+        run_module.train(compose(*new, f"training.init_from={'x' * 300}"))
+    with pytest.raises(UserError, match="File name too long"):
+        run_module.train(compose(*new, f"runs_dir={tmp_path}/{'x' * 300}"))
     assert not (tmp_path / "new").exists()
 
 

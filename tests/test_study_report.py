@@ -15,13 +15,14 @@ from optuna.trial import TrialState, create_trial
 from app.runs.config_file import write_config
 from app.sweep.report.best_config import train_command
 from app.sweep.report.figures import short_names
+from app.sweep.report.html import default_value
 from app.sweep.report.writer import write_results
 from app.sweep.study_folder import StudyFolder
 from app.sweep.study_store import END, EPOCHS, ERROR, FOLDER
 from tests.helpers.browser import launched_browser, needs_browser, opened_page
 from tests.helpers.commands import refusal
 from tests.helpers.html_page import ReportTags, drawn
-from tests.helpers.make import compose
+from tests.helpers.make import compose, raw
 from tests.helpers.runs import ROOT
 from tests.helpers.studies import (
     NAME,
@@ -92,6 +93,23 @@ def test_default_of_a_group_is_its_option_and_one_outside_the_space_is_told(fold
     text = ReportTags(write_results(folder, make_study(make_trial(1.0, params)))).text
     assert "group, layer group layer" in text
     assert "log scale 0.002 outside the space 0.0001" in text and text.count("outside the space") == 1
+
+
+def test_page_of_trials_that_all_failed_after_an_epoch_is_written(folder):
+    failed = make_trial(1.0)
+    failed.state, failed.value = TrialState.FAIL, None
+    page = ReportTags(write_results(folder, make_study(failed)))
+    assert "No trial has reported the score of an epoch yet." in page.text
+
+
+def test_default_of_a_list_is_the_choice_that_means_the_same():
+    config = raw("agent.betas_actor=[0.9,0.99]")
+    found = [
+        default_value(config, "agent.betas_actor", CategoricalDistribution(choices))
+        for choices in (("[0.5,0.9]", "[0.9, 0.99]"), ("[0.5,0.9]",))
+    ]
+    assert found == ["[0.9, 0.99]", None]
+    assert default_value(raw("env=sim_lidar"), "env", CategoricalDistribution(("sim", "sim_lidar"))) == "sim_lidar"
 
 
 def test_laps_of_trials_are_shown_in_per_cent(folder):

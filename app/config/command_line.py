@@ -16,17 +16,19 @@ from app.core.errors import shortened
 _PROJECT = "trackmania-droq"
 _NAME_KEYS = ("run_name", "study", "network.password", "hydra.sweeper.study_name", "lab.name")  # always a text
 _NO_TEXT = re.compile(  # Hydra would read it as a number or a truth value: 2026_09_30 as 20260930
-    r"[+-]?[\d_]+(\.[\d_]*)?(e[+-]?\d+)?|[+-]?(nan|inf)|true|false", re.IGNORECASE
+    r"[+-]?[\d_]*\.?[\d_]*(e[+-]?[\d_]+)?|[+-]?(nan|inf)|true|false", re.IGNORECASE
 )
 _HOME = re.compile(r"""(?:^|(?<=[,\['"]))~(?=[/,\]'"]|$)""")  # at the beginning of a path, or of one in a list
 _CONDITIONS_KEY = "where"
 _CONDITION = r"""[\w.]+[=:](?:\[[^\[\]'"]*\]|[^,\[\]'"]*)"""  # key and value, which may be a list
 _SECRET = re.compile(f"(?:{'|'.join(re.escape(key) for key in SECRET_KEYS)})".replace(r"\.", "[._-]"))
 _SECRET_VALUE = re.compile(rf"{_SECRET.pattern}\s*=\s*((\S+).*)", re.DOTALL)  # it may contain spaces, or end at one
-_SECRET_ITEM = re.compile(  # of a whole section: network={password: ...}
-    rf"\b(?:{'|'.join(key.rpartition('.')[2] for key in SECRET_KEYS)})\s*:\s*(['\"][^'\"]*|[^,}}\]]*)"
+_SECRET_NAMES = "|".join(key.rpartition(".")[2] for key in SECRET_KEYS)
+_SECRET_ITEMS = (  # of a whole section, network={password: ...}, and of an address
+    re.compile(rf"\b(?:{_SECRET_NAMES})['\"]?\s*[:=]\s*(?=(['\"]))\1(.*?)(?:\1|$)", re.DOTALL),
+    re.compile(rf"\b(?:{_SECRET_NAMES})['\"]?\s*[:=]\s*()([^'\"\s,}}\]&][^,}}\]&]*)"),
+    re.compile(r"://[^/:\s]*:()([^/\s]+)@"),  # postgresql://user:password@host/name
 )
-_ADDRESS_PASSWORD = re.compile(r"://[^/@:\s]*:([^@\s]+)@")  # postgresql://user:password@host/name
 _SHORTEST_SECRET = 4  # characters; a shorter one would take parts of other words with it
 _PATH_KEYS = ("run", "study")  # a bare path is meant for one of them
 
@@ -51,7 +53,7 @@ def _as_meant(word: str) -> str:
     if equals and key.lstrip("+") not in _NAME_KEYS:
         value = _HOME.sub(lambda _: os.path.expanduser("~"), value)
         word = f"{key}={value}"
-    if key.lstrip("+") in _NAME_KEYS and _NO_TEXT.fullmatch(value):
+    if key.lstrip("+") in _NAME_KEYS and value and _NO_TEXT.fullmatch(value):
         return f"{key}='{value}'"
     if key == _CONDITIONS_KEY:
         return f"{key}={_quoted_conditions(value)}"
@@ -74,11 +76,12 @@ def hide_secrets(text: str, words: Sequence[str]) -> str:
             secrets |= {part.lstrip("=") for part in words[index + 1 : index + 3]}
         if value := _SECRET_VALUE.search(word):
             secrets |= {text.strip("'\"") for text in value.groups()}
-        for pattern in (_SECRET_ITEM, _ADDRESS_PASSWORD):
-            secrets |= {text.strip(" '\"") for text in pattern.findall(word)}
+        for pattern in _SECRET_ITEMS:
+            secrets |= {secret.strip() for _, secret in pattern.findall(word)}
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= _SHORTEST_SECRET:
-            text = text.replace(secret, "...")
+            in_advice = secret.replace("'", "'\"'\"'")  # quoted for a shell
+            text = text.replace(secret, "...").replace(in_advice, "...")
     return text
 
 

@@ -48,7 +48,7 @@ def explain(error: CompactHydraException, schema: str, words: Sequence[str]) -> 
         key = full_key if full_key.startswith(f"{key}.") else key  # network.ports of network={ports:3}
         if key == ADDED_GROUP:
             return str(ConfigError([f"{key}: is added with a plus. Write +{key}=clean or +{key}=archive."]))
-        if key.startswith(f"{ADDED_GROUP}."):
+        if key.startswith(f"{ADDED_GROUP}.") and not any(word.startswith(f"+{ADDED_GROUP}=") for word in words):
             return str(ConfigError([f"{key}: belongs to a restart. Write +{ADDED_GROUP}=clean, too."]))
         if key.startswith("hydra.sweeper."):
             return str(ConfigError([f"{key}: belongs to a search. Write -m hydra/sweeper=optuna, too."]))

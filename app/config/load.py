@@ -198,8 +198,8 @@ def _without_copies(found: dict[str, str], cfg: DictConfig) -> list[str]:
 
 def _meant(key: str, value: str, annotation: Any) -> str:
     """Return a question for the name that a misspelt value may have been meant to be; empty if none is close."""
-    if key == "study" and "/" in value:  # the folder of a study, as a shell completes it
-        return f"Write {key}={Path(value).name}."
+    if key == "study" and "/" in value and (name := Path(value).name).strip("."):  # a folder, as a shell completes it
+        return f"Write {key}={name}."
     close = difflib.get_close_matches(value, names(annotation), n=1)
     return f"Did you mean {key}={close[0]}?" if close else ""
 

@@ -26,9 +26,14 @@ def keep_matplotlib_out_of_home() -> None:
         atexit.register(shutil.rmtree, os.environ["MPLCONFIGDIR"], ignore_errors=True)
 
 
-def silence_pygame() -> None:
-    """Keep pygame from greeting, and SDL from a line about a missing XDG_RUNTIME_DIR; call before importing it."""
+def hide_greeting_of_pygame() -> None:
+    """Keep pygame from greeting when it is imported."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+
+
+def silence_pygame() -> None:
+    """Keep pygame from greeting, and SDL from a line about a missing XDG_RUNTIME_DIR when it draws."""
+    hide_greeting_of_pygame()
     if os.name == "posix" and "XDG_RUNTIME_DIR" not in os.environ:
         os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="runtime-")
         atexit.register(shutil.rmtree, os.environ["XDG_RUNTIME_DIR"], ignore_errors=True)

@@ -19,6 +19,7 @@ from gymnasium.wrappers import TimeLimit
 from app.config.schema_env import EnvConfig, GymConfig
 from app.config.task_id import require_typed_id, split_task_id
 from app.core.errors import error_with_place
+from app.core.system import hide_greeting_of_pygame
 from app.envs.spec import EnvError
 
 _SET_HERE = {"max_episode_steps": "set env.max_steps", "id": "set env.id"}  # arguments of gymnasium.make
@@ -56,6 +57,7 @@ def open_task(config: GymConfig) -> gymnasium.Env:
     Raises:
         EnvError: There is no such task, its module was not imported, it cannot be made, or it is not supported.
     """
+    hide_greeting_of_pygame()  # which the modules of many tasks import
     subject = f"env.id = {config.id}"
     module, name = split_task_id(config.id)
     if module is not None and module not in sys.modules:

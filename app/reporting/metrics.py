@@ -164,8 +164,8 @@ def _keep_lines(path: Path, after: int) -> None:
 
 
 def _step_of(line: bytes) -> float:
-    """Return the step of a line; infinity if the line is not one of ours."""
+    """Return the step of a line, before which a power cut may have left zeros; infinity if it is not one of ours."""
     try:
-        return json.loads(line)["step"] if line.endswith(b"\n") else math.inf
+        return json.loads(line.lstrip(b"\0"))["step"] if line.endswith(b"\n") else math.inf
     except (ValueError, KeyError, TypeError):
         return math.inf

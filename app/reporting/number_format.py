@@ -37,7 +37,7 @@ def percent(share: float | None, std: float | None = None) -> str:
     """
     if not _known(share):
         return UNKNOWN
-    if _known(std):
+    if _known(std) and not 99.95 <= 100 * share < 100:
         return f"{100 * share:.1f} ± {100 * std:.1f} %"
     if 100.0 - _HALF <= 100 * share < 100:
         return "> 99 %"

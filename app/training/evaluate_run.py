@@ -54,7 +54,7 @@ def _evaluate(cfg: EvaluateConfig, policy: JudgedPolicy, tracks: Sequence[int], 
     print_line(console, f"result  {folder.evaluation}")
     if cfg.video and not policy.env.real_time:  # the game shows itself
         video = folder.videos / "evaluation.mp4"
-        title = f"{policy.name}, epoch {policy.best_epoch}" if cfg.run else policy.name
+        title = policy.name if policy.best_epoch is None else f"{policy.name}, epoch {policy.best_epoch}"
         recorded = record_best_episode(
             policy.actor, policy.env, starts, evaluation.deterministic, cfg.seed, cfg.video_size, title, video
         )

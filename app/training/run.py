@@ -68,8 +68,10 @@ def train(
         preview_restart(path, config.restart, console)
         return math.nan
     setup = set_up(config)
-    if not path.exists():
-        find_source(config, RunFolder(path), ())  # what it refuses leaves no empty folder
+    new = RunFolder(path)
+    with new.as_user_errors():
+        if not path.exists():
+            find_source(config, new, ())  # what it refuses leaves no empty folder
     with StopRequest(problem) as stop, RunFolder.open(config) as folder:
         result = train_in_folder(folder, config, setup, console, stop, connect)
     reraise_stop(stop, result, propagate_interrupt)

@@ -10,15 +10,17 @@ from typing import Any
 
 import cv2
 import numpy as np
-from gymnasium.envs.box2d import car_dynamics, car_racing
 
 from app.config.schema_env import CarRacingConfig
-from app.core.system import silence_pygame
+from app.core.system import hide_greeting_of_pygame, silence_pygame
 from app.envs.driving.track_env import CarState, TrackEnv
 from app.envs.rng_state import pack_rng, unpack_rng
 from app.envs.spec import MAX_RPM
 from app.envs.tracks.track import Track
 from app.envs.video.hud import draw_hud
+
+hide_greeting_of_pygame()
+from gymnasium.envs.box2d import car_dynamics, car_racing  # noqa: E402  (imports pygame)
 
 _HALF_WIDTH = car_racing.TRACK_WIDTH  # of the road
 _BODY_ANGLE = math.pi / 2.0  # heading of a body at angle 0: it looks along its own y axis

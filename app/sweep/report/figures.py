@@ -5,6 +5,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.trial import TrialState
 
 from app.core.system import keep_matplotlib_out_of_home
 from app.reporting.page import FigureJson, figure_json
@@ -42,7 +43,8 @@ def make_figures(
     ends = {record.number: record.end for record in records}
     no_score = None if scored else "No trial has a score yet."
     no_param = no_score or (None if searched else "Nothing was searched: the trials have no parameters.")
-    reported = [trial for trial in study.get_trials(deepcopy=False) if trial.intermediate_values]
+    drawn = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
+    reported = [trial for trial in drawn if trial.intermediate_values]
     return {
         "history": no_score or _history(study, records, ends),
         "epochs": _epochs(study, ends, best) if reported else "No trial has reported the score of an epoch yet.",
@@ -110,9 +112,13 @@ def _history(study: optuna.Study, records: Sequence[TrialRecord], ends: Mapping[
 
 def _best_so_far(records: Sequence[TrialRecord], direction: str) -> tuple[list[int], list[float]]:
     """Return the numbers of the trials from the first good one on, and the best score until each."""
-    bests = [(record.number, best_trial(records[: i + 1], direction)) for i, record in enumerate(records)]
-    known = [(number, best.score) for number, best in bests if best is not None]
-    return [number for number, _ in known], [score for _, score in known]
+    numbers, scores, best = [], [], None
+    for record in records:
+        best = best_trial([record] if best is None else [best, record], direction)
+        if best is not None:
+            numbers.append(record.number)
+            scores.append(best.score)
+    return numbers, scores
 
 
 def _whole_ticks(axis: Any, values: Sequence[int]) -> None:
@@ -145,7 +151,8 @@ def _importances(study: optuna.Study, bars: int) -> FigureJson:
 
 def _slice(study: optuna.Study, name: str, title: str, ends: Mapping[int, str]) -> FigureJson:
     figure, space = visualization.plot_slice(study, [name]), latest_space(study, name)
-    if isinstance(space, CategoricalDistribution):  # Optuna puts texts in quotes
+    if isinstance(space, CategoricalDistribution) and figure.layout.xaxis.categoryarray is not None:
+        # Optuna puts texts in quotes.
         figure.update_xaxes(categoryarray=[_unquoted(value) for value in figure.layout.xaxis.categoryarray])
     for trace in figure.data:
         if isinstance(space, CategoricalDistribution):

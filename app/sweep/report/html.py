@@ -99,9 +99,9 @@ class ReportPage:
 
     def _parameter(self, name: str, best: TrialRecord | None) -> dict[str, Any]:
         """Return the row of a searched parameter: its space, its default, and its value in the best trial."""
-        default = _default(self.config, name)
-        found = None if best is None else best.params.get(name)
         space = latest_space(self.study, name)
+        default = default_value(self.config, name, space)
+        found = None if best is None else best.params.get(name)
         return {
             "name": name,
             "space": _space_text(space),
@@ -122,10 +122,22 @@ def _duration_text(seconds: float | None) -> str:
     return duration(math.nan if seconds is None else seconds)
 
 
-def _default(config: DictConfig, name: str) -> Any:
-    """Return the value that a parameter has before the search; of a group the name of its option, if it says one."""
+def default_value(config: DictConfig, name: str, space: BaseDistribution) -> Any:
+    """Return the value that a parameter has before the search.
+
+    Args:
+        config: The composed settings without the search.
+        name: Key or group.
+        space: What is searched. Lists and options of groups are texts there: the one that means the same is returned,
+            or None if there is none.
+    """
     value = OmegaConf.select(config, name)
-    return value.get("kind", value.get("name")) if OmegaConf.is_dict(value) else value
+    texts = [choice for choice in getattr(space, "choices", ()) if isinstance(choice, str)]
+    if OmegaConf.is_dict(value):
+        return next((name for name in (value.get("name"), value.get("kind")) if name in texts), None)
+    if OmegaConf.is_list(value):
+        return next((text for text in texts if OmegaConf.create(f"value: {text}").value == value), None)
+    return value
 
 
 def _holds(space: BaseDistribution, value: Any) -> bool:

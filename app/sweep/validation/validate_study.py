@@ -53,7 +53,7 @@ def validate_study(cfg: ValidateConfig) -> None:
     for candidate in candidates:
         make_spec(candidate.config.env)  # refuses a task of a module that the user has not named
     runs_dir = folder.path / "validation"
-    threads = threads_of_job(candidates[0].config.threads, cfg.jobs)  # another number would round differently
+    threads = threads_of_job(candidates[0].config.threads, cfg.jobs)  # as its trials had
     with Lock(runs_dir, "validation"):
         runs = plan_runs(candidates, cfg.seeds, runs_dir, cfg.device, threads)
         results = {run: read_result(run) for run in runs}
