@@ -100,6 +100,11 @@ def test_recorded_runs_of_other_settings_are_left_out_and_named(record, tmp_path
     assert "the runs of fixed are not used" in printed and "agent.lr_actor: 0.0001 → 0.0003" in printed
 
 
+def test_recorded_runs_are_used_however_often_the_other_policy_is_judged(record, tmp_path):
+    plan, _ = restore_all(record, tmp_path / "here", "training.eval_episodes_other=2")
+    assert ends(plan)["fixed-seed0"] == "finished"
+
+
 def test_half_restored_run_of_a_killed_command_is_restored_again(record, tmp_path):
     plan = plan_of(tmp_path / "here", "lab=smoke")
     draft = plan.runs[0].run.folder.path.with_name(".fixed-seed0")

@@ -22,6 +22,7 @@ from app.runs.fingerprint import FlatDict, differences, flatten
 
 _LAB_KEYS = ("lab", "labs_dir", "arms", "seeds", "seed", "run_name")
 # Beginnings of keys that cannot change what is learned, and do change what the evidence says about it.
+_NOT_COMPARED = (EPOCHS, "training.eval_episodes_other")  # more epochs continue a run; no score is of the other policy
 _JUDGEMENT = ("training.eval_", "env.eval_tracks", "env.return_range", "health.collapse.")
 
 
@@ -184,5 +185,5 @@ def _compared(config: Config) -> FlatDict:
     return {
         key: value
         for key, value in flat.items()
-        if key != EPOCHS and (can_change_learning(key) or key.startswith(_JUDGEMENT))
+        if key not in _NOT_COMPARED and (can_change_learning(key) or key.startswith(_JUDGEMENT))
     }
