@@ -26,7 +26,6 @@ _HALF_WIDTH = car_racing.TRACK_WIDTH  # of the road
 _BODY_ANGLE = math.pi / 2.0  # heading of a body at angle 0: it looks along its own y axis
 _SOLVER_ITERATIONS = (180, 60)  # of Box2D for velocities and positions, as in CarRacing.step
 _STANDING_SPEED = 0.1  # units/s, at and below which the gear is 0
-_FAST_SHARE = 0.65  # share of the top speed that the video shows as fast
 _SQUARE = slice(100, 500)  # columns of the game's picture of 400 × 600 around the car
 _INSTRUMENTS = slice(350, 400)  # rows of the game's own, which ours replace
 
@@ -144,7 +143,7 @@ class CarRacingEnv(TrackEnv):
         square = self._game.render()[:, _SQUARE].copy()
         square[_INSTRUMENTS] = 0
         image = cv2.resize(square, (self._render_size, self._render_size), interpolation=cv2.INTER_LINEAR)
-        draw_hud(image, self._render_state(_FAST_SHARE * self._config.top_speed))
+        draw_hud(image, self._render_state(self._config.top_speed))
         return image
 
     def close(self) -> None:

@@ -13,8 +13,6 @@ from app.envs.tracks.lap_bound import centre_line_bound
 from app.envs.tracks.track import Track, make_track
 from app.envs.video.renderer import VideoRenderer
 
-_FAST_SHARE = 0.65  # share of the top speed that the video shows as fast
-
 
 class SimEnv(TrackEnv):
     """A lap on a random closed track in the simulated car.
@@ -47,7 +45,7 @@ class SimEnv(TrackEnv):
 
     def render(self) -> np.ndarray:
         """Return a video frame of the present state, ``(render_size, render_size, 3)`` uint8, RGB."""
-        return self._renderer.render(self._render_state(_FAST_SHARE * self._config.car.top_speed, self.ghost))
+        return self._renderer.render(self._render_state(self._config.car.top_speed, self.ghost))
 
     def get_state(self) -> dict[str, np.ndarray | float]:
         """Return all that decides the future, random numbers included, as arrays and numbers."""

@@ -20,6 +20,7 @@ from app.envs.tracks.track import Track
 from app.envs.video.render_state import RenderState
 
 OUTCOMES = (None, "off_track", "lap", "stalled", "timeout")  # a saved state holds an index of it
+_FAST_SHARE = 0.65  # share of the top speed that the video shows as fast
 
 
 class CarState(NamedTuple):
@@ -169,14 +170,19 @@ class TrackEnv(gymnasium.Env):
         car = self.car_state
         return self._builder.reset(self._read_sensors(car), self._capture_frame(car))
 
-    def _render_state(self, fast_speed: float, ghost: tuple[float, float, float] | None = None) -> RenderState:
-        """Return what a video frame shows of the present state; see ``RenderState`` for the arguments."""
+    def _render_state(self, top_speed: float, ghost: tuple[float, float, float] | None = None) -> RenderState:
+        """Return what a video frame shows of the present state.
+
+        Args:
+            top_speed: Top speed of the car, m/s.
+            ghost: See ``RenderState``.
+        """
         car = self.car_state
         return RenderState(
             track=self.track,
             pose=(car.x, car.y, car.heading),
             speed=car.speed,
-            fast_speed=fast_speed,
+            fast_speed=_FAST_SHARE * top_speed,
             controls=self._controls,
             trail=np.array(self._trail),
             start=self._start,
