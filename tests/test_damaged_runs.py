@@ -227,3 +227,21 @@ def test_checkpoint_with_a_right_checksum_and_another_content_is_refused(stopped
         folder.checkpoints.save(state | {"training": state["training"] | inner} | (changed if not inner else {}))
     with pytest.raises(UserError, match=sentence):
         run_module.train(config)
+
+
+@pytest.mark.parametrize("step", ["torch.load", "app.training.loop.TrainingLoop.load_state_dict"])
+@pytest.mark.parametrize(
+    "shortage",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")],
+)
+def test_shortage_of_memory_is_named_and_costs_no_checkpoint(stopped_pendulum, monkeypatch, step, shortage):
+    config, folder = stopped_pendulum
+    before = {path.name: path.read_bytes() for path in folder.checkpoints.last.parent.iterdir()}
+
+    def fail(*_, **__):
+        raise shortage
+
+    monkeypatch.setattr(step, fail)
+    with pytest.raises(UserError, match=r"last\.pt: memory ran out while it was read \(.*It is unchanged"):
+        run_module.train(config)
+    assert {path.name: path.read_bytes() for path in folder.checkpoints.last.parent.iterdir()} == before

@@ -276,6 +276,19 @@ def test_rows_are_said_and_learned_from(laps, whole, tmp_path, monkeypatch, caps
     assert rewards[0] > 0.9  # a car at 36 m/s or more, which no untrained policy reaches on this track
 
 
+def test_file_of_a_new_run_is_read_once(laps, tmp_path, monkeypatch):
+    read = []
+
+    def count(path, *arguments):
+        read.append(path)
+        return read_demonstrations(path, *arguments)
+
+    monkeypatch.setattr("app.training.resume.read_demonstrations", count)
+    raise_at_safe_point(monkeypatch, 1, Stopped(INTERRUPTED))
+    run_module.train(configure(tmp_path, laps[0]))
+    assert read == [laps[0]]
+
+
 def test_continued_run_does_not_load_them_twice(laps, whole, tmp_path, monkeypatch, capsys):
     stop_and_resume(monkeypatch, configure(tmp_path, laps[0]), 20, Stopped(INTERRUPTED))
     assert capsys.readouterr().out.count("demonstrated") == 1

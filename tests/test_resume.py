@@ -158,6 +158,16 @@ def test_init_from_loads_the_weights_and_nothing_else(stopped, tmp_path, capsys)
     assert "begins with the best policy" in capsys.readouterr().out
 
 
+def test_initial_weights_of_a_new_run_are_read_once(stopped, tmp_path, monkeypatch):
+    _, source = stopped
+    read, best_networks = [], RunFolder.best_networks
+    monkeypatch.setattr(RunFolder, "best_networks", lambda self: read.append(self.path) or best_networks(self))
+    raise_at_safe_point(monkeypatch, 1, Killed())
+    with pytest.raises(Killed):
+        run_module.train(compose(*SHORT, f"runs_dir={tmp_path}", "run_name=new", f"training.init_from={source.path}"))
+    assert read == [source.path]
+
+
 def test_init_from_another_fingerprint_or_a_missing_run_is_refused(stopped, tmp_path):
     _, source = stopped
     new = (*SHORT, f"runs_dir={tmp_path}", "run_name=new")
@@ -191,6 +201,30 @@ def test_restart_dry_run_changes_nothing(stopped, capsys):
     run_module.train(configure(folder.path.parent, *SHORT, "+restart=clean", "restart.dry_run=true"))
     assert "dry run: nothing was changed" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in folder.path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (("restart.targets=[replay]", "log_std_min=-2"), "log_std_min: -20.0 → -2.0"),
+        (("restart.targets=[replay]", "training.epochs=1"), "nothing would be left to train"),
+        (("training.init_from=nowhere",), "training.init_from = nowhere: there is no run"),
+        (("device=cuda:99",), "device = cuda:99"),
+    ],
+)
+def test_restart_dry_run_ends_with_the_refusal_of_the_start(stopped, capsys, overrides, reason):
+    _, folder = stopped
+    command = configure(folder.path.parent, *SHORT, "+restart=clean", "restart.dry_run=true", *overrides)
+    with pytest.raises(UserError, match=reason):
+        run_module.train(command)
+    assert "dry run: nothing was changed" in capsys.readouterr().out
+
+
+def test_restart_dry_run_refuses_the_folder_of_another_program(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds notes.txt and no"):
+        run_module.train(configure(tmp_path, *SHORT, "+restart=clean", "restart.dry_run=true"))
 
 
 def test_restart_archive_moves_the_same_files(stopped_pendulum):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from app.core.atomic_files import atomic_write
-from app.core.errors import UserError
+from app.core.errors import UserError, out_of_memory
 from app.runs.fingerprint import recorded_fingerprint, with_current_names
 
 FORMAT = 2
@@ -122,6 +122,7 @@ def read_checkpoint(path: Path) -> State:
 
     Raises:
         DamagedCheckpoint: The file is truncated, changed, of another format, or holds something other than data.
+        UserError: Memory ran out.
     """
     import torch
 
@@ -130,6 +131,8 @@ def read_checkpoint(path: Path) -> State:
             header, data = _parse_header(file.readline(_MAX_HEADER_BYTES)), file.read()
     except OSError as error:
         raise DamagedCheckpoint(f"{path}: cannot be read ({error.strerror}).") from None
+    except MemoryError as error:
+        raise out_of_memory(path, error) from None
     if header is None:
         raise DamagedCheckpoint(f"{path}: is no checkpoint of this program.")
     if header["format"] != FORMAT:
@@ -140,7 +143,9 @@ def read_checkpoint(path: Path) -> State:
         raise DamagedCheckpoint(f"{path}: is damaged: its checksum does not match.")
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, MemoryError) as error:
+        if (shortage := out_of_memory(path, error)) is not None:
+            raise shortage from None
         reason = str(error).splitlines()[0]
         raise DamagedCheckpoint(f"{path}: holds something other than data and was not loaded: {reason}") from None
     if not isinstance(state, dict) or not state.keys() >= PARTS:

@@ -173,13 +173,22 @@ def acquire_folder(lock: Lock, key: str) -> None:
     """
     lock.acquire()
     try:
-        _refuse_foreign_folder(lock.folder, key)
+        require_own_folder(lock.folder, key)
     except BaseException:
         lock.release()
         raise
 
 
-def _refuse_foreign_folder(folder: Path, key: str) -> None:
+def require_own_folder(folder: Path, key: str) -> None:
+    """Refuse a folder that has contents and no manifest.
+
+    Args:
+        folder: A folder that exists.
+        key: Configuration key that names it.
+
+    Raises:
+        UserError: This program did not make the folder.
+    """
     others = [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
     if others and not (folder / MANIFEST_NAME).is_file():
         raise UserError(

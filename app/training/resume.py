@@ -66,13 +66,29 @@ class Source:
         return None if self.newest_state is None else self.newest_state.get("threads")
 
 
-def find_source(config: Config, folder: RunFolder, replay_files: Sequence[Path]) -> Source:
+def read_initial_source(config: Config) -> Source:
+    """Read what a new run starts from: the weights and demonstrations that its configuration names, or nothing.
+
+    Raises:
+        UserError: There is nothing suitable at ``training.init_from`` or ``training.demonstrations``.
+    """
+    init_from = config.training.init_from
+    source = Source(()) if init_from is None else _best_policy_of(RunFolder(Path(init_from)), config)
+    if config.training.demonstrations is None:
+        return source
+    return replace(source, demonstrations=_read_demonstrations(config))
+
+
+def find_source(
+    config: Config, folder: RunFolder, replay_files: Sequence[Path], initial: Source | None = None
+) -> Source:
     """Read what the run would start from and refuse what does not match, before anything is removed or written.
 
     Args:
         config: Configuration of this start.
         folder: Folder of the run.
         replay_files: Files of the replay.
+        initial: Result of ``read_initial_source``, if it has been called already.
 
     Raises:
         UserError: Something that would stay was made under another fingerprint or epoch length, or there is nothing
@@ -84,16 +100,14 @@ def find_source(config: Config, folder: RunFolder, replay_files: Sequence[Path])
     for candidate in candidates:
         if candidate.state is not None:
             _check_state(config, folder, candidate.state)
-    init_from, demonstrations = config.training.init_from, config.training.demonstrations
     if not candidates:
-        source = Source(()) if init_from is None else _best_policy_of(RunFolder(Path(init_from)), config)
-        return source if demonstrations is None else replace(source, demonstrations=_read_demonstrations(config))
+        return read_initial_source(config) if initial is None else initial
     source = Source(candidates)
     if config.restart and source.newest_state is not None:
         _require_epochs_left(config, folder, source.newest_state["epochs_done"])
     for key, asked, own in (
-        ("training.init_from", init_from, "networks"),
-        ("training.demonstrations", demonstrations, "replay"),
+        ("training.init_from", config.training.init_from, "networks"),
+        ("training.demonstrations", config.training.demonstrations, "replay"),
     ):
         recorded = asked if source.newest_state is None else source.newest_state["config"].get(key)
         if asked is not None and asked != recorded:

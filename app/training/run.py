@@ -14,11 +14,12 @@ from app.config.schema import Config
 from app.core.console import make_console
 from app.replay.storage import MappedStorage
 from app.reporting.banner import BannerFacts, print_banner
+from app.runs.manifest import require_own_folder
 from app.runs.restart.clear_run import clear_run, preview_restart
 from app.runs.run_folder import RunFolder
 from app.training.finalize import Finalizer, finished_objective
 from app.training.monitor import EpochCallback
-from app.training.resume import find_source
+from app.training.resume import Source, find_source, read_initial_source
 from app.training.rollout import Connect, connect_locally
 from app.training.setup import Setup, device_name, set_up
 from app.training.stop import INTERRUPTED, TERMINATED, StopKind, StopReason, StopRequest
@@ -66,14 +67,13 @@ def train(
     console, path = make_console(), Path(config.runs_dir) / config.run_name
     if config.restart and config.restart.dry_run:
         preview_restart(path, config.restart, console)
+        _require_start(config, RunFolder(path))
         return math.nan
     setup = set_up(config)
-    new = RunFolder(path)
-    with new.as_user_errors():
-        if not path.exists():
-            find_source(config, new, ())  # what it refuses leaves no empty folder
+    with RunFolder(path).as_user_errors():  # what is refused here leaves no empty folder
+        initial = None if path.exists() else read_initial_source(config)
     with StopRequest(problem) as stop, RunFolder.open(config) as folder:
-        result = train_in_folder(folder, config, setup, console, stop, connect)
+        result = train_in_folder(folder, config, setup, console, stop, connect, initial=initial)
     reraise_stop(stop, result, propagate_interrupt)
     return result.objective
 
@@ -86,6 +86,7 @@ def train_in_folder(
     stop: StopRequest,
     connect: Connect = connect_locally,
     callbacks: Sequence[EpochCallback] = (),
+    initial: Source | None = None,
 ) -> RunResult:
     """Start or resume a run in its folder and train to its end.
 
@@ -97,6 +98,7 @@ def train_in_folder(
         stop: Stop request, checked between any two updates and steps.
         connect: Makes the source of environment steps and the evaluator.
         callbacks: Receive the objective after every epoch; they may end the run.
+        initial: What a new run starts from, if it has been read already.
 
     Raises:
         UserError: The run cannot start or continue; the message says what to do.
@@ -104,7 +106,7 @@ def train_in_folder(
     storage = MappedStorage(folder.replay)
     files = storage.files(setup.spec)
     with folder.as_user_errors():
-        source = find_source(config, folder, files)
+        source = find_source(config, folder, files, initial)
     if (objective := finished_objective(config, folder, source, console)) is not None:
         return RunResult(objective, StopReason(StopKind.FINISHED), config.training.epochs)
     with folder.as_user_errors():
@@ -142,6 +144,19 @@ def reraise_stop(stop: StopRequest, result: RunResult, propagate_interrupt: bool
         sys.exit(128 + signal.SIGTERM)  # the exit code that shells and schedulers expect
     if propagate_interrupt and stop.reason == INTERRUPTED:
         raise KeyboardInterrupt
+
+
+def _require_start(config: Config, folder: RunFolder) -> None:
+    """Check all that a start refuses before it clears anything, except that the run is in use: it may end meanwhile.
+
+    Raises:
+        UserError: The start of which this is the dry run would be refused.
+    """
+    files = MappedStorage(folder.replay).files(set_up(config).spec)
+    with folder.as_user_errors():
+        if folder.path.exists():
+            require_own_folder(folder.path, "run_name")
+        find_source(config, folder, files)
 
 
 def _banner_facts(setup: Setup, folder: RunFolder, parameters: Mapping[str, int]) -> BannerFacts:

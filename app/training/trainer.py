@@ -14,7 +14,7 @@ from app.agents.finite_check import NonFiniteError
 from app.agents.measures import measure
 from app.config.schema import Config
 from app.core.console import print_line
-from app.core.errors import UserError, format_error
+from app.core.errors import UserError, format_error, out_of_memory
 from app.core.tmrl_api import iterate_epochs
 from app.evaluation.episodes import SELECTION_OFFSET, Start, make_starts
 from app.evaluation.evaluator import evaluation_starts
@@ -42,6 +42,9 @@ from app.training.threads import PaceMonitor
 # Metrics that are logged of the policy that is not deployed.
 _OTHER_POLICY_METRICS = ("return_test_det", "lap_share_det", "laps_det", "lap_time_det")
 _MAX_EPISODE_STATES = 1000  # of the newest episodes, whose predicted and earned values are compared
+_RESTORE_ERRORS = (
+    LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError,
+)  # fmt: skip
 _MAX_ROWS_PER_BUFFER = 2 * MAX_STEPS_PER_BUFFER  # every step may be followed by a reset
 
 
@@ -105,7 +108,9 @@ class Trainer:
             try:
                 report_changes(config, folder, states[0], loop.agent.device, console)
                 self._resume(states, replay_cleared)
-            except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+            except _RESTORE_ERRORS as error:
+                if (shortage := out_of_memory(folder.checkpoints.last, error)) is not None:
+                    raise shortage from error
                 raise UserError(  # its checksum is right: another program made it, or a person
                     f"{folder.checkpoints.last}: is not a state that this version saves ({format_error(error)}). Start "
                     f"a new run from its best policy: run_name=... training.init_from={folder.path}"
