@@ -143,6 +143,38 @@ def test_grid_needs_values_to_choose_from(read):
         check_sampler(sampler("grid"), read("agent.lr_actor=interval(0.1,0.2)"))
 
 
+FIXED = ("agent.betas_actor.1=0.99", "agent.betas_critic.1=0.99")  # of sweep=core
+COUNTS = (*FIXED, "agent.gamma=choice(0.99,0.995)", "training.max_training_steps_per_env_step=range(2,7,2)")
+
+
+def complete(gamma: float, updates: int, **fixed: str) -> optuna.trial.FrozenTrial:
+    """A complete trial of a launch that searched these two keys and fixed others."""
+    params = {"agent.gamma": gamma, "training.max_training_steps_per_env_step": updates}
+    attributes = dict(text.split("=") for text in FIXED) | fixed
+    distributions = {
+        "agent.gamma": optuna.distributions.CategoricalDistribution((0.99, 0.995, 0.999)),
+        "training.max_training_steps_per_env_step": optuna.distributions.IntDistribution(2, 8),
+    }
+    return optuna.trial.create_trial(value=1.0, params=params, distributions=distributions, user_attrs=attributes)
+
+
+def test_combinations_of_values_are_counted_and_fractions_have_no_number(read):
+    assert read(*COUNTS).combinations == 2 * 3
+    assert read(*COUNTS, "agent.alpha=interval(0.1,0.2)").combinations is None
+    assert read(*COUNTS, "replay.batch_size=range(1,1000000000001)").combinations == 6 * 10**12
+
+
+def test_space_is_exhausted_when_every_combination_of_its_own_has_been_tried(read):
+    space = read(*COUNTS)
+    tried = [complete(gamma, updates) for gamma in (0.99, 0.995) for updates in (2, 4, 6)]
+    assert space.is_exhausted(tried) and not space.is_exhausted(tried[1:])
+    assert not space.is_exhausted([*tried[1:], tried[1]])  # a repeated trial
+    assert not space.is_exhausted([*tried[1:], complete(0.999, 2)])  # a value that this launch does not search
+    assert not space.is_exhausted([*tried[1:], complete(0.99, 3)])
+    assert not space.is_exhausted([*tried[1:], complete(0.99, 2, **{"agent.betas_actor.1": "0.9"})])
+    assert not read(*COUNTS, "norm=group,layer").is_exhausted(tried * 2)  # trials that did not search norm
+
+
 def test_seed_of_a_launch_is_reproducible_and_never_that_of_another_one():
     seeds = [[sampler_of_launch(sampler("tpe", seed=3), number).seed for number in range(4)] for _ in range(2)]
     assert seeds[0] == seeds[1] and seeds[0][0] == 3 and len(set(seeds[0])) == 4

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 
+import optuna
 import pytest
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
@@ -110,6 +111,26 @@ def test_broken_storage_is_explained_in_one_line(start, run, error):
     text = str(caught.value)
     assert text.startswith(f"{sweep.folder.path}: the storage of the study: ") and " disk" in text
     assert "\n" not in text and "he same command continues" in text
+
+
+def test_study_that_is_deleted_while_it_runs_is_named(start, run, tmp_path):
+    url = f"sqlite:///{tmp_path}/all.db"
+    sweep = start(f"hydra.sweeper.storage={url}")
+
+    def fake(_: StartedSweep) -> None:
+        study = sweep.study
+        trial = sweep.ask_and_assign()
+        optuna.delete_study(study_name=study.study_name, storage=url)
+        study.tell(trial, 1.0)
+
+    with pytest.raises(UserError, match=r"study .* in sqlite.*all\.db: was deleted while the sweep ran"):
+        run(sweep, fake)
+    assert not list(sweep.folder.launches.iterdir())
+
+
+def test_key_error_of_another_origin_keeps_its_traceback(start, run):
+    with pytest.raises(KeyError, match="a bug"):
+        run(start(), fail_with(KeyError("a bug")))
 
 
 def test_killed_job_is_explained_with_what_needs_less_memory(start, run):

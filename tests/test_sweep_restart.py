@@ -42,6 +42,32 @@ def test_clean_restart_removes_the_study_and_the_files_of_its_trials(start):
     assert {entry["kind"] for entry in content["files"]} == set(KINDS) and content["complete"]
 
 
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (("device=cuda:99",), "device = cuda:99"),
+        (("restart.targets=[checkpoints,replay]", "encoder.dropout=0.1"), "encoder.dropout: 0.0 → 0.1"),
+    ],
+)
+def test_dry_run_ends_with_the_refusal_of_the_start(start, capsys, overrides, reason):
+    sweep = start()
+    files = make_trial_run(sweep.folder, "a")
+    sweep.end_launch()
+    for dry_run in ("true", "false"):
+        with pytest.raises(UserError, match=reason):
+            start("+restart=clean", f"restart.dry_run={dry_run}", *overrides)
+        assert ("dry run: nothing was changed" in capsys.readouterr().out) == (dry_run == "true")
+    assert start("+restart=clean", "restart.dry_run=true", "encoder.dropout=0.1") is None  # it goes with the study
+    assert all(path.exists() for path in files)
+
+
+def test_dry_run_refuses_the_folder_of_another_program(start, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds notes.txt and no"):
+        start("hydra.sweeper.study_name=mine", "+restart=clean", "restart.dry_run=true")
+
+
 def test_archived_study_is_whole(start):
     sweep = start()
     make_trial_run(sweep.folder, "a")

@@ -86,7 +86,7 @@ def test_trial_of_a_living_launch_keeps_running(start):
 
 def test_survivor_of_two_launches_says_that_a_trial_of_the_other_is_left(start, capsys):
     sweep = start()
-    killed = Launch(sweep.folder.launches, sweep.store, n_trials=50, batch_size=1, remaining=1)
+    killed = Launch(sweep.folder.launches, sweep.store, sweep.session.space, n_trials=50, batch_size=1, remaining=1)
     killed.assign_trial(sweep.ask())  # by a process that died: nobody holds its lock
     (sweep.folder.launches / killed.id).mkdir()
     sweep.session.end()
@@ -148,7 +148,7 @@ def test_launches_that_share_a_study_run_no_more_trials_than_wanted(start):
     sweep = start("hydra.sweeper.n_trials=1")
     first, second = sweep.ask(), sweep.ask()
     assign_trial(sweep.cfg, first)
-    other = Launch(sweep.folder.launches, sweep.store, n_trials=1, batch_size=1, remaining=1)
+    other = Launch(sweep.folder.launches, sweep.store, sweep.session.space, n_trials=1, batch_size=1, remaining=1)
     with pytest.raises(StudyComplete):
         other.assign_trial(second)
     assert sweep.states == ["RUNNING", "WAITING"]
@@ -156,10 +156,67 @@ def test_launches_that_share_a_study_run_no_more_trials_than_wanted(start):
     assert sweep.study.ask().suggest_categorical("agent.gamma", GAMMAS) == kept
 
 
+def test_stopped_trial_continues_before_one_that_was_released(start):
+    sweep = start("hydra.sweeper.n_trials=3")
+    released, stopped = sweep.ask(), sweep.ask()
+    kept = [trial.params["agent.gamma"] for trial in (stopped, released)]
+    assign_trial(sweep.cfg, stopped)
+    released.set_user_attr(LAUNCH, sweep.launch.id)
+    sweep.store.release([released.number])
+    sweep.kill_launch()
+    again = start("hydra.sweeper.n_trials=3")
+    assert again.states == ["FAIL", "FAIL", "WAITING", "WAITING"]
+    asked = [again.study.ask() for _ in kept]
+    assert [trial.suggest_categorical("agent.gamma", GAMMAS) for trial in asked] == kept
+    assert asked[0].user_attrs[FOLDER] == "00001"  # the one with its checkpoint
+
+
+def test_released_trial_that_another_launch_asks_for_stays_with_it(start, monkeypatch):
+    sweep = start()
+    released, stopped = sweep.ask_and_assign(), sweep.ask_and_assign()
+    sweep.store.release([released.number])
+    claimed = sweep.store._claim_released(sweep.study)
+    assert [trial.number for trial in claimed] == [released.number]
+    assert sweep.store._claim_released(sweep.study) == [] and sweep.states == ["RUNNING", "RUNNING"]
+    assert stopped.number == 1
+
+
+FINITE = (
+    "agent.gamma=0.99,0.995", "agent.betas_actor.1=0.99", "agent.betas_critic.1=0.99",
+    "training.max_training_steps_per_env_step=2",
+)  # fmt: skip
+
+
+def test_study_ends_when_every_combination_of_values_has_been_tried(start, capsys):
+    sweep = start("sweep=core", searched=FINITE)
+
+    def ask(gamma: float) -> optuna.Trial:
+        sweep.study.enqueue_trial({"agent.gamma": gamma})
+        trial = sweep.study.ask()
+        trial.suggest_categorical("agent.gamma", (0.99, 0.995))
+        for key, _, value in (text.partition("=") for text in sweep.session.space.overrides):
+            if key not in trial.params:  # as the Optuna sweeper does
+                trial.set_user_attr(key, value)
+        assign_trial(sweep.cfg, trial)
+        return trial
+
+    for gamma in (0.99, 0.99, 0.995):
+        sweep.study.tell(ask(gamma), 1.0)
+    with pytest.raises(StudyComplete):
+        ask(0.99)
+    sweep.session.end()
+    assert "all 2 combinations of the searched values have been tried" in capsys.readouterr().out
+    assert start("sweep=core", searched=FINITE) is None
+    out = capsys.readouterr().out
+    assert "finished trials: 3 of 50" in out and "all 2 combinations" in out and "best    trial" in out
+    wider = (*FINITE[:-1], "training.max_training_steps_per_env_step=range(2,4)")
+    assert start("sweep=core", searched=wider).launch.remaining == 47
+
+
 def test_batch_runs_whole_if_one_of_its_trials_is_wanted(start):
     sweep = start("hydra.sweeper.n_trials=2")
     sweep.study.tell(sweep.study.ask(), 1.0)
-    launch = Launch(sweep.folder.launches, sweep.store, n_trials=2, batch_size=2, remaining=2)
+    launch = Launch(sweep.folder.launches, sweep.store, sweep.session.space, n_trials=2, batch_size=2, remaining=2)
     trials = [sweep.ask(), sweep.ask()]
     for trial in trials:
         launch.assign_trial(trial)

@@ -100,7 +100,7 @@ def as_user_error(_) -> RunResult:
 @pytest.mark.parametrize("training", [failing(FULL), as_user_error], ids=["error", "explained"])
 def test_full_disk_ends_the_launch_and_leaves_the_trial_to_the_next_one(trials, training):
     trial, trials.training = trials.ask(0.9), training
-    with pytest.raises(SystemExit, match=r"trial 0 of .*mine is left to the next launch: last.pt: No space left"):
+    with pytest.raises(SystemExit, match=r"trial 0 of .*mine cannot go on: last.pt: No space left"):
         trials.run(trial)
     assert ERROR not in trials.attributes(trial) and not (trials.trained[0] / "error.txt").exists()
     assert trials.study.trials[0].state is TrialState.RUNNING  # until the session requeues it
@@ -130,6 +130,22 @@ def test_locked_storage_saves_the_trial_and_names_the_lock(trials, monkeypatch):
     trials.training = finish
     assert trials.run(trial) == 20.0 and trials.attributes(trial)[SCORE] == 20.0  # the same one goes on
     assert trials.trained[0] == trials.trained[1]
+
+
+def test_study_that_is_deleted_while_a_trial_runs_ends_the_launch(trials):
+    trial, ends = trials.ask(0.9), []
+
+    def train(callback) -> RunResult:
+        optuna.delete_study(study_name="mine", storage=trials.url)
+        ends.append(result := finish(callback))
+        return result
+
+    trials.training = train
+    with pytest.raises(SystemExit, match="cannot go on: study mine in .*: was deleted while the sweep ran"):
+        trials.run(trial)
+    assert ends[0].stop_reason.kind is StopKind.INTERRUPTED
+    with pytest.raises(SystemExit, match="job 0 of .*: was deleted while the sweep ran"):
+        trials.run(trial)
 
 
 def test_short_lock_costs_nothing(trials, monkeypatch):
@@ -202,7 +218,7 @@ def test_trial_whose_job_cannot_read_the_study_is_left_to_the_next_launch(trials
     trial = trials.ask(0.9)
     with closing(sqlite3.connect(trials.base / "study.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(SystemExit, match="is left to the next launch: .*locked"):
+        with pytest.raises(SystemExit, match="cannot go on: .*locked"):
             trials.run(trial)
     assert not trials.trained and StudyStore(trials.url, "mine").trials(TrialState.RUNNING)
 

@@ -25,6 +25,9 @@ class StudyRestart:
         restart: Mode and targets of the restart.
         console: Console for messages.
 
+    Attributes:
+        keeps_study: Whether the study itself goes on, without what its trials left.
+
     Raises:
         UserError: The targets do not fit together, or this program did not make the study in the storage.
     """
@@ -36,7 +39,8 @@ class StudyRestart:
                 f"restart.targets = [{', '.join(restart.targets)}]: the checkpoints of a study's trials need their "
                 "replay, and no trial could continue without it. Name checkpoints as well."
             )
-        self.store = store if store is not None and "study" in restart.targets else None
+        self.keeps_study = "study" not in restart.targets
+        self.store = None if self.keeps_study else store
         self._study = None if self.store is None else self.store.load()
         if self._study is not None and not self.store.is_ours(self._study):
             raise UserError(

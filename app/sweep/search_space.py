@@ -17,12 +17,17 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 
 # The module is private, but only this function reads a distribution as the Optuna sweeper does.
-from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
+from hydra_plugins.hydra_optuna_sweeper._impl import (
+    create_optuna_distribution_from_override,
+    create_params_from_overrides,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial
 
 from app.config.describe import known_keys, mapping_keys
+from app.config.key_effects import can_change_result
 from app.config.load import CONF, ConfigError, invalid_option, unknown_key, validate
 from app.config.multirun import without_hydra
 from app.config.schema import Config
@@ -45,6 +50,34 @@ class SearchSpace:
 
     overrides: tuple[str, ...]
     distributions: Mapping[str, BaseDistribution]
+
+    @property
+    def combinations(self) -> int | None:
+        """Number of combinations of values; None if a key has an interval of fractions."""
+        counts = [_count_values(distribution) for distribution in self.distributions.values()]
+        return None if None in counts else math.prod(counts)
+
+    def is_exhausted(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Return whether trials have tried every combination of values, under the fixed settings of this space.
+
+        Args:
+            trials: Complete trials of the study, whose launches may have searched other values and fixed other keys.
+        """
+        if self.combinations is None or self.combinations > len(trials):
+            return False
+        _, settings, _ = create_params_from_overrides(list(self.overrides))
+        fixed = {key: value for key, value in settings.items() if can_change_result(key)}
+        tried = {
+            tuple(trial.params[key] for key in self.distributions)
+            for trial in trials
+            if self._contains(trial.params) and fixed.items() <= trial.user_attrs.items()
+        }
+        return len(tried) == self.combinations
+
+    def _contains(self, params: Mapping[str, Any]) -> bool:
+        return params.keys() == self.distributions.keys() and all(
+            _is_value(distribution, params[key]) for key, distribution in self.distributions.items()
+        )
 
 
 def read_search_space(hydra: DictConfig) -> SearchSpace:
@@ -236,6 +269,21 @@ def _value_problems(values: Mapping[str, Sequence[Any]], settings: DictConfig) -
 def _as_value(choice: Any) -> Any:
     """Return a choice as a trial gets it: Hydra reads texts again, such as that of a list."""
     return OverridesParser.create().parse_override(f"key={choice}").value() if isinstance(choice, str) else choice
+
+
+def _count_values(distribution: BaseDistribution) -> int | None:
+    """Return the number of values of a distribution; None for fractions."""
+    if isinstance(distribution, CategoricalDistribution):
+        return len(distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return (distribution.high - distribution.low) // distribution.step + 1
+    return None
+
+
+def _is_value(distribution: CategoricalDistribution | IntDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    return value in range(distribution.low, distribution.high + 1, distribution.step)
 
 
 def _outermost(distribution: BaseDistribution) -> tuple[Any, ...]:

@@ -30,7 +30,7 @@ _SAVE_TIMEOUT_S = 60.0  # for the jobs of a killed launch to notice that and to 
 
 
 class StudyComplete(Exception):
-    """Raised when other launches have finished, or are running, as many trials as the study is to have."""
+    """Raised when the study is to have no more trials: there are enough, or none can try anything new."""
 
 
 class Launch:
@@ -42,6 +42,7 @@ class Launch:
     Args:
         folder: Folder ``launches/`` of the study.
         store: The study in its storage.
+        space: The search space.
         n_trials: Finished trials that the whole study is to have.
         batch_size: Trials that the sweeper asks for before the first of them starts.
         remaining: Trials that this launch may run at most.
@@ -57,11 +58,18 @@ class Launch:
     current: "Launch | None" = None  # the launch of this process; the Optuna sweeper takes a function, not an object
 
     def __init__(
-        self, folder: Path, store: StudyStore, n_trials: int, batch_size: int, remaining: int, earlier: int = 0
+        self,
+        folder: Path,
+        store: StudyStore,
+        space: SearchSpace,
+        n_trials: int,
+        batch_size: int,
+        remaining: int,
+        earlier: int = 0,
     ):
         self.id = f"{platform.node()}-{os.getpid()}-{datetime.now(timezone.utc):%Y%m%dT%H%M%S%f}"
         self.batch_size, self.remaining, self.earlier = batch_size, remaining, earlier
-        self._store, self._n_trials = store, n_trials
+        self._store, self._space, self._n_trials = store, space, n_trials
         self._path, self._trials = folder / self.id, folder.parent / TRIALS
         self._lock = Lock(self._path, "launch")
         self._batch: list[int] = []
@@ -86,7 +94,8 @@ class Launch:
         """Mark a trial as one of this launch and give it a run folder, unless it continues in that of another trial.
 
         Raises:
-            StudyComplete: Other launches took all that was left. The batch waits for a launch that wants more trials.
+            StudyComplete: Other launches took all that was left, or every combination of values has been tried. The
+                batch waits for a launch that wants more trials.
         """
         trial.set_user_attr(LAUNCH, self.id)
         trial.set_user_attr(JOB, self._jobs)  # the number that Hydra gives to the job of the trial
@@ -96,7 +105,7 @@ class Launch:
         self._batch.append(trial.number)
         if len(self._batch) < min(self.batch_size, self.remaining):
             return
-        if self._is_surplus(trial.study, min(self._batch)):
+        if self._is_surplus(trial.study, min(self._batch)) or self._is_exhausted(trial.study):
             self._store.release(self._batch)
             raise StudyComplete
         self.remaining -= len(self._batch)
@@ -106,6 +115,9 @@ class Launch:
         """Return whether the trials before a number are enough; two launches never both release the last one."""
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
         return sum(trial.number < number for trial in trials) >= self._n_trials
+
+    def _is_exhausted(self, study: optuna.Study) -> bool:
+        return self._space.is_exhausted(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
 
 
 def unused_folder(trials: Path, number: int) -> str:
@@ -197,7 +209,7 @@ class SweepSession:
             n_trials: Finished trials that the study is to have.
 
         Returns:
-            Number of trials that are neither finished nor running.
+            Number of trials that are neither finished nor running; 0 if nothing new can be tried.
         """
         requeued = self.store.requeue_orphans(self._is_orphan)
         others = len(living_launches(self.folder.launches, self.store.running_launches()))
@@ -209,6 +221,8 @@ class SweepSession:
         self._print(f"look at it with: optuna-dashboard {self.store.absolute_url}")
         if requeued:
             self._print(f"trials that were stopped and continue first: {len(requeued)}", "yellow")
+        if self._report_exhausted():
+            return 0
         if not remaining:
             more = n_trials + max(10, n_trials // 2)
             self._print(f"nothing is left to do. hydra.sweeper.n_trials={more} continues the study", "green")
@@ -232,6 +246,7 @@ class SweepSession:
             self._print(f"stopped trials, which the same command continues first: {len(requeued)}", "yellow")
         if left := self._count_left():
             self._print(f"trials of another launch that was killed: {left}. The same command continues them.", "yellow")
+        self._report_exhausted()
         self.write_results()
 
     def __enter__(self) -> "SweepSession":
@@ -263,6 +278,17 @@ class SweepSession:
         """Return whether no trial of the study is complete, and none of this launch is running any more."""
         trials = self.store.trials(TrialState.COMPLETE, TrialState.RUNNING)
         return not any(trial.state is TrialState.COMPLETE or _belongs_to(self.launch.id, trial) for trial in trials)
+
+    def _report_exhausted(self) -> bool:
+        """Return whether complete trials have tried every combination of values, and say so if they have."""
+        exhausted = self.space.is_exhausted(self.store.trials(TrialState.COMPLETE))
+        if exhausted:
+            self._print(
+                f"all {self.space.combinations} combinations of the searched values have been tried: nothing is left "
+                "to do. Search another key, or other values under another hydra.sweeper.study_name",
+                "green",
+            )
+        return exhausted
 
     def _count_left(self) -> int:
         """Return the number of trials that are recorded as running and whose launch is gone."""

@@ -12,10 +12,11 @@ from app.core.errors import UserError
 from app.runs.config_file import write_config
 from app.runs.fingerprint import FlatDict, read_fingerprint
 from app.runs.lock import Lock
-from app.runs.manifest import MANIFEST_NAME, Manifest, acquire_folder
+from app.runs.manifest import MANIFEST_NAME, Manifest, acquire_folder, require_own_folder
 from app.sweep.study_fingerprint import HINT, merged_fingerprint, recorded_study_fingerprint, require_same_study
 from app.sweep.study_store import StudyStore
 
+_NAME_KEY = "hydra.sweeper.study_name"
 _LOCK_TIMEOUT_S = 60.0  # for another launch that starts or ends
 
 
@@ -42,26 +43,47 @@ class StudyFolder:
         Raises:
             UserError: The folder cannot be made, belongs to a running process, or was not made by this program.
         """
-        acquire_folder(self._lock, "hydra.sweeper.study_name")
+        acquire_folder(self._lock, _NAME_KEY)
 
     def close(self) -> None:
         """Give the folder up; safe to call twice."""
         self._lock.release()
 
-    def register(self, current: FlatDict, recorded: FlatDict | None, config: Config) -> None:
-        """Check the fingerprint of the folder, and record it with the files that this sweep is going to create.
+    def require_own(self) -> None:
+        """Raise if the folder exists, and this program did not make it.
+
+        Raises:
+            UserError: This program did not make it.
+        """
+        if self.path.exists():
+            require_own_folder(self.path, _NAME_KEY)
+
+    def require_same_fingerprint(self, current: FlatDict) -> FlatDict | None:
+        """Raise unless the study in the folder, if there is one, was made under the same fingerprint.
 
         Args:
             current: Fingerprint of this sweep.
-            recorded: Fingerprint of the study in its storage; None for a study that does not exist yet.
-            config: Configuration before anything is searched.
+
+        Returns:
+            The recorded fingerprint; None for a folder without a study of its own.
 
         Raises:
-            UserError: The study in the folder was made under another fingerprint.
+            UserError: It was made under another fingerprint.
         """
-        if self.database.exists() and self.fingerprint.is_file():
-            recorded = recorded_study_fingerprint(read_fingerprint(self.fingerprint, HINT))
-            require_same_study(f"the study in {self.path}", recorded, current)
+        if not (self.database.exists() and self.fingerprint.is_file()):
+            return None
+        recorded = recorded_study_fingerprint(read_fingerprint(self.fingerprint, HINT))
+        require_same_study(f"the study in {self.path}", recorded, current)
+        return recorded
+
+    def register(self, current: FlatDict, recorded: FlatDict | None, config: Config) -> None:
+        """Record the fingerprint of the study, and the files that this sweep is going to create.
+
+        Args:
+            current: Fingerprint of this sweep.
+            recorded: Recorded fingerprint of the study; None for a study that does not exist yet.
+            config: Configuration before anything is searched.
+        """
         # SQLite keeps these beside its file while it writes.
         temporary = [self.database.with_name(self.database.name + end) for end in ("-journal", "-wal", "-shm")]
         Manifest.open(self.path).add("study", self.database, *temporary)

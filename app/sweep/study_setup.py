@@ -69,7 +69,6 @@ def _start_session(cfg: DictConfig) -> SweepSession | None:
         restart = StudyRestart(folder, None if folder.holds(store.file) else store, config.restart, console)
         if config.restart.dry_run:
             restart.preview()
-            return None
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would report every study that it makes
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # of samplers
@@ -78,19 +77,28 @@ def _start_session(cfg: DictConfig) -> SweepSession | None:
     check_sampler(sweeper.sampler, space)
     _require_devices(cfg.hydra, config, space)
     fingerprint = study_fingerprint(config, space.distributions, directions)
+    if restart is not None and config.restart.dry_run:
+        folder.require_own()
+        if restart.keeps_study:
+            _require_comparable(folder, store, fingerprint, space.distributions)
+        return None
     folder.open()
     try:
         if restart is not None:
             folder.require_no_launch()
+            if restart.keeps_study:  # else there is nothing to compare with
+                _require_comparable(folder, store, fingerprint, space.distributions)
             restart.apply()
         session = SweepSession(folder, store, space, console)
-        recorded = _require_comparable(store, fingerprint, space.distributions)
+        recorded = _require_comparable(folder, store, fingerprint, space.distributions)
         folder.register(fingerprint, recorded, config)
         store.create(fingerprint, directions)
         remaining = session.recover(sweeper.n_trials)
         if remaining:
             batch_size = min(remaining, _batch_size(cfg.hydra, config, console))
-            launch = Launch(folder.launches, store, sweeper.n_trials, batch_size, remaining, store.count_launch())
+            launch = Launch(
+                folder.launches, store, space, sweeper.n_trials, batch_size, remaining, store.count_launch()
+            )
             session.start(launch)
             _configure_jobs(cfg, session)
     finally:
@@ -102,7 +110,7 @@ def _start_session(cfg: DictConfig) -> SweepSession | None:
 
 
 def _require_comparable(
-    store: StudyStore, fingerprint: FlatDict, space: Mapping[str, BaseDistribution]
+    folder: StudyFolder, store: StudyStore, fingerprint: FlatDict, space: Mapping[str, BaseDistribution]
 ) -> FlatDict | None:
     """Return the recorded fingerprint of a study whose trials are comparable with those of this sweep.
 
@@ -115,7 +123,7 @@ def _require_comparable(
             f"{store}: earlier trials searched {name} in another way, and Optuna allows no other choices or scale for "
             f"it. Set hydra.sweeper.params as it was. {HINT}"
         )
-    return recorded
+    return folder.require_same_fingerprint(fingerprint) or recorded
 
 
 def _require_local_role(role: object) -> None:

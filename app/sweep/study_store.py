@@ -6,6 +6,7 @@ Optuna takes most of a second to import, so this module is imported only when a 
 import contextlib
 import re
 import time
+import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -33,7 +34,6 @@ LAP_SHARE, LAP_TIME = "trial.lap_share", "trial.lap_time"  # of its best policy;
 OWN_PREFIX = "trial."  # of all these; the Optuna sweeper records fixed overrides as further attributes
 
 STOPPED = "stopped"  # end of a trial that has failed because its launch was stopped or killed
-STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError)
 
 _CONNECT_TRIES, _CONNECT_PAUSE_S = 20, 0.05  # Optuna makes about ten tables
 _LOCK_TIMEOUT_S = 60.0  # for another program that has locked an SQLite file; SQLite itself waits 5 s
@@ -41,6 +41,13 @@ _LOCK_TIMEOUT_S = 60.0  # for another program that has locked an SQLite file; SQ
 # Attributes of the study.
 _FINGERPRINT = "trackmania_droq.fingerprint"  # marks it as made by this program
 _LAUNCHES = "trackmania_droq.launches"  # number of its launches
+
+
+class MissingStudy(UserError):
+    """The study is not in its storage any more; the text says what to do."""
+
+
+STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, MissingStudy)
 
 
 class StudyStore:
@@ -233,8 +240,13 @@ class StudyStore:
         Args:
             launch: Identifier of the launch.
             reason: The reason, on one line.
+
+        Raises:
+            MissingStudy: The study was deleted.
         """
         study = self.load()
+        if study is None:
+            raise self._missing()
         with self._as_user_errors():
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if trial.user_attrs.get(LAUNCH) == launch and SCORE not in trial.user_attrs:
@@ -243,8 +255,9 @@ class StudyStore:
     def requeue_orphans(self, is_orphan: Callable[[FrozenTrial], bool]) -> list[int]:
         """Mark running trials without a process as failed, and enqueue their parameters to be tried next.
 
-        The new trial keeps the run folder of the old one, and so its checkpoint. A trial that had ended, but whose
-        launch could not say so any more, becomes complete.
+        The new trial keeps the run folder of the old one, and so its checkpoint. Trials that were released before wait
+        behind it, under a new number. A trial that had ended, but whose launch could not say so any more, becomes
+        complete.
 
         Args:
             is_orphan: Returns of a trial that is recorded as running whether it has no process any more.
@@ -262,7 +275,7 @@ class StudyStore:
                 if SCORE in trial.user_attrs:
                     study.tell(trial.number, trial.user_attrs[SCORE])
             unfinished = [trial for trial in orphans if SCORE not in trial.user_attrs]
-            for trial in unfinished:
+            for trial in [*unfinished, *(self._claim_released(study) if unfinished else ())]:
                 self._end(study, trial, END, STOPPED)
                 if trial.params:
                     folder = {FOLDER: trial.user_attrs[FOLDER]} if FOLDER in trial.user_attrs else {}
@@ -330,6 +343,17 @@ class StudyStore:
         settings = {"connect_args": {"timeout": _LOCK_TIMEOUT_S}} if is_sqlite else {}
         return optuna.storages.RDBStorage(self._text, engine_kwargs=settings)
 
+    def _claim_released(self, study: optuna.Study) -> list[FrozenTrial]:
+        """Make released trials running again, except for those that another launch asks for at this moment."""
+        storage = self.connect()
+        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        released = [trial for trial in waiting if LAUNCH in trial.user_attrs]
+        return [
+            trial
+            for trial in released
+            if storage.set_trial_state_values(self._trial_id(storage, trial.number), TrialState.RUNNING)
+        ]
+
     def _end(self, study: optuna.Study, trial: FrozenTrial, attribute: str, value: str) -> None:
         """Mark a running trial as failed, with an attribute that says why."""
         storage = self.connect()
@@ -342,9 +366,24 @@ class StudyStore:
         return storage.get_trial_id_from_study_id_trial_number(study_id, number)
 
     @contextlib.contextmanager
-    def _as_user_errors(self) -> Iterator[None]:
+    def expect_study(self) -> Iterator[None]:
+        """Raise MissingStudy for the KeyError that Optuna raises for a study or trial that was deleted."""
         try:
             yield
+        except KeyError as error:
+            *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+            if not frame.f_globals["__name__"].startswith("optuna.storages"):
+                raise
+            raise self._missing() from None
+
+    def _missing(self) -> MissingStudy:
+        return MissingStudy(f"{self}: was deleted while the sweep ran. The same command begins the study anew.")
+
+    @contextlib.contextmanager
+    def _as_user_errors(self) -> Iterator[None]:
+        try:
+            with self.expect_study():
+                yield
         except (SQLAlchemyError, OptunaError, ImportError, RuntimeError, ValueError) as error:
             raise UserError(self._explanation(error)) from None
 
@@ -386,6 +425,8 @@ def storage_problem(error: Exception) -> str:
     Args:
         error: One of ``STORAGE_ERRORS``.
     """
+    if isinstance(error, MissingStudy):
+        return str(error)
     other = f"cannot be used any more: {_first_cause(error)}. The same command continues the study as soon as it can."
     return f"the storage of the study: {busy_reason(error) or other}"
 

@@ -82,11 +82,14 @@ class StudySweeper(Sweeper):
 @contextlib.contextmanager
 def _as_user_errors(session: "SweepSession") -> Iterator[None]:
     """Raise UserError for what the Optuna sweeper and the launchers of Hydra raise."""
-    from app.sweep.study_store import STORAGE_ERRORS, storage_problem
+    from app.sweep.study_store import STORAGE_ERRORS, MissingStudy, storage_problem
 
     path = session.folder.path
     try:
-        yield
+        with session.store.expect_study():
+            yield
+    except MissingStudy:  # one of the storage errors, with a text of its own
+        raise
     except STORAGE_ERRORS as error:
         raise UserError(f"{path}: {storage_problem(error)}") from None
     except HydraException as error:  # a choice whose configuration cannot be composed with the others

@@ -167,7 +167,7 @@ def _end_of_launch(subject: str) -> Iterator[None]:
     except Exception as error:
         if (problem := machine_problem(error)) is None:
             raise
-        raise SystemExit(f"{subject} is left to the next launch: {problem}") from None
+        raise SystemExit(f"{subject} cannot go on: {problem}") from None
 
 
 class StudyTrial:
@@ -227,13 +227,14 @@ class StudyTrial:
 
     def take_result(self, twin: FrozenTrial) -> float:
         """Record the result of an earlier trial as that of this one, and return its score."""
-        for epoch, score in twin.intermediate_values.items():
-            self._trial.report(score, epoch)
+        with self._store.expect_study():
+            for epoch, score in twin.intermediate_values.items():
+                self._trial.report(score, epoch)
         end, _, detail = twin.user_attrs[END].partition(": ")
         reason = f"repeats trial {twin.number}{f', {detail}' if detail else ''}"
         kept = {key: twin.user_attrs[key] for key in (FOLDER, EPOCHS, LAP_SHARE, LAP_TIME) if key in twin.user_attrs}
         for key, value in (kept | {END: f"{end}: {reason}", SCORE: twin.user_attrs[SCORE]}).items():
-            self._trial.set_user_attr(key, value)
+            self._set(key, value)
         text = f"trial {self.number} has the settings of trial {twin.number}, and takes its result"
         print_line(self._console, f"{text} · score {twin.user_attrs[SCORE]:.4g}", "yellow")
         return twin.user_attrs[SCORE]
@@ -252,7 +253,7 @@ class StudyTrial:
         if not changed:
             return
         held, self.folder = self.folder, unused_folder(trials, self.number)
-        self._trial.set_user_attr(FOLDER, self.folder)
+        self._set(FOLDER, self.folder)
         print_line(
             self._console,
             f"trial {self.number} begins anew in {self.folder}: {held} holds a trial with other settings "
@@ -263,7 +264,8 @@ class StudyTrial:
     def report(self, epoch: int, objective: float) -> None:
         """Report the score after an epoch, counted from 1, to the study and on the console."""
         try:
-            self._trial.report(objective, epoch)
+            with self._store.expect_study():
+                self._trial.report(objective, epoch)
         except STORAGE_ERRORS as error:
             self.storage_error = error
         print_line(self._console, f"trial {self.number} epoch {epoch} of {self._epochs} · score {objective:.4g}")
@@ -272,7 +274,8 @@ class StudyTrial:
         """Return the reason to end the trial now, or None."""
         try:
             if self.storage_error is None:
-                return StopReason(StopKind.PRUNED) if self._trial.should_prune() else None
+                with self._store.expect_study():
+                    return StopReason(StopKind.PRUNED) if self._trial.should_prune() else None
         except STORAGE_ERRORS as error:
             self.storage_error = error
         return StopReason(StopKind.INTERRUPTED, storage_problem(self.storage_error))
@@ -284,17 +287,21 @@ class StudyTrial:
             result: Result of its run.
             best: Metrics of its best policy.
         """
-        self._trial.set_user_attr(END, str(result.stop_reason))
-        self._trial.set_user_attr(EPOCHS, result.epochs)
+        self._set(END, str(result.stop_reason))
+        self._set(EPOCHS, result.epochs)
         for attribute, metric in ((LAP_SHARE, "lap_share_det"), (LAP_TIME, "lap_time_det")):
             if (value := best.get(metric)) is not None and math.isfinite(value):
-                self._trial.set_user_attr(attribute, value)
-        self._trial.set_user_attr(SCORE, result.objective)
+                self._set(attribute, value)
+        self._set(SCORE, result.objective)
 
     def record_failure(self, error: Exception) -> None:
         """Record why the trial failed, unless the storage itself has failed."""
         with contextlib.suppress(*STORAGE_ERRORS):
-            self._trial.set_user_attr(ERROR, format_error(error))
+            self._set(ERROR, format_error(error))
+
+    def _set(self, attribute: str, value: Any) -> None:
+        with self._store.expect_study():
+            self._trial.set_user_attr(attribute, value)
 
 
 def _train(config: Config, trial: StudyTrial) -> RunResult:
