@@ -1,3 +1,5 @@
+import gc
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,20 @@ from app.config.schema import Config
 from tests.helpers import make
 
 torch.set_num_threads(1)  # small tensors: a second thread costs more than it brings
+
+
+def pytest_collection_finish() -> None:
+    """Spare every later search for garbage the modules of the application and of its libraries, which stay."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk():
+    """Leave what is written in the memory of the system: no power cut follows, and a run syncs fifty times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", os.fstat)  # which refuses a closed file as well
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -15,13 +15,15 @@ from tests.helpers.runs import TINY
 
 # Few steps, and so little slack that the files of the replay wrap all the same; checkpoints only where they must be.
 QUICK = (
-    *TINY, "replay.capacity=60", "training.start_training=30", "training.updates_per_epoch=10", "env.max_steps=25",
-    "training.max_training_steps_per_env_step=0.2", "training.checkpoint_interval_s=1000", "health.measure_states=0",
+    *TINY, "env.window=4", "replay.capacity=60", "training.start_training=30", "training.updates_per_epoch=10",
+    "env.max_steps=25", "training.max_training_steps_per_env_step=0.2", "training.checkpoint_interval_s=1000",
+    "health.measure_states=0",
 )  # fmt: skip
 SHORT = (*QUICK, "training.epochs=2")  # ends with the epoch in which the fixture ``stopped`` was stopped
 PENDULUM = (
-    "model=mlp", "env=gym", "env.id=Pendulum-v1", "env.max_steps=25", "logger=quiet", "threads=1", "replay.capacity=60",
-    "replay.batch_size=8", "training.start_training=30", "training.epochs=3", "training.updates_per_epoch=10",
+    "model=mlp", "env=gym", "env.id=Pendulum-v1", "env.max_steps=25", "logger=quiet", "threads=1",
+    "actor.hidden_dim=16", "critic.hidden_dim=16", "replay.capacity=60", "replay.batch_size=8",
+    "training.start_training=30", "training.epochs=3", "training.updates_per_epoch=10",
     "training.max_training_steps_per_env_step=0.2", "training.update_model_interval=7", "training.eval_episodes=2",
     "training.eval_episodes_stochastic=1", "training.eval_episodes_other=1", "training.checkpoint_interval_s=1000",
     "agent.deterministic_share=0.5", "health.measure_states=0",
