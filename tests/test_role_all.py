@@ -4,6 +4,7 @@ import multiprocessing
 
 import pytest
 
+from app.core.console import make_console
 from app.core.errors import UserError
 from app.distributed import launcher
 from tests.helpers.make import compose
@@ -23,6 +24,25 @@ def test_run_that_cannot_start_starts_no_process(started, tmp_path):
     with pytest.raises(UserError, match="training.init_from"):
         launcher.run_all(config, propagate_interrupt=False)
     assert started == []
+
+
+@pytest.mark.parametrize(
+    "overrides", [("env.max_steps=200000",), ("model=mlp", "env=gym", "env.id=Pendulum-v1", "env.max_steps=200000")]
+)
+def test_episode_larger_than_a_message_is_refused_before_anything_is_started_or_written(started, tmp_path, overrides):
+    config = compose(*TINY, "role=all", *overrides, f"runs_dir={tmp_path}/runs")
+    with pytest.raises(UserError, match=r"env\.max_steps = 200,000: .*Set env\.max_steps to 99,999 or less"):
+        launcher.run_all(config, propagate_interrupt=False)
+    assert started == [] and not (tmp_path / "runs").exists()
+    with pytest.raises(UserError, match=r"env\.max_steps = 200,000"):
+        launcher.make_worker(config, "cpu", make_console(), lambda: None)
+
+
+def test_limit_of_a_task_counts_where_none_is_configured(monkeypatch, tmp_path):
+    monkeypatch.setattr("app.distributed.messages.MAX_BYTES", 103_000)
+    config = compose(*TINY, "model=mlp", "env=gym", "env.id=Pendulum-v1", "env.max_steps=null", f"runs_dir={tmp_path}")
+    with pytest.raises(UserError, match=r"env\.max_steps = 200: an episode of 200 steps x 20 bytes"):
+        launcher.make_worker(config, "cpu", make_console(), lambda: None)
 
 
 def test_missing_game_is_found_before_anything_is_started_or_written(started, tmp_path):

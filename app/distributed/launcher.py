@@ -15,14 +15,17 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
+import gymnasium
 import torch
 from rich.console import Console
 
 from app.config.schema import Config, NetworkConfig
+from app.config.task_id import split_task_id
 from app.core.console import make_console, print_line
 from app.core.errors import UserError, format_error
 from app.core.processes import terminate_with_parent
 from app.core.system import usable_cores
+from app.distributed.messages import require_sendable_episodes
 from app.distributed.remote_evaluator import RemoteEvaluator
 from app.distributed.server import NetworkServer
 from app.distributed.trainer_interface import NetworkTrainerInterface
@@ -107,11 +110,15 @@ def make_worker(config: Config, device: str, console: Console, check_stop: Calla
         device: Device of the actor.
         console: Console for messages.
         check_stop: Called between any two steps; may raise to end the work.
+
+    Raises:
+        UserError: An episode may be larger than a message.
     """
     seed = secrets.randbits(32)
     torch.manual_seed(seed)
     import_task_module(config.env)
     spec = make_spec(config.env)
+    _require_sendable_episodes(config, spec)
     return NetworkWorker(
         network=config.network,
         fingerprint=fingerprint_json(config),
@@ -169,7 +176,8 @@ def run_all(config: Config, propagate_interrupt: bool) -> float:
         The objective of the run.
 
     Raises:
-        UserError: The run or the game cannot start or continue, or the server or all workers have ended before it.
+        UserError: The run or the game cannot start or continue, an episode may be larger than a message, or the server
+            or all workers have ended before it.
     """
     network = replace(
         config.network,
@@ -184,6 +192,9 @@ def run_all(config: Config, propagate_interrupt: bool) -> float:
     trainer = replace(config, role="trainer", threads=config.threads or max(1, usable_cores() - 1))
     if config.env.real_time and not (config.restart and config.restart.dry_run):
         _require_game(config)
+    if config.restart is None or not config.restart.dry_run:
+        import_task_module(config.env)
+        _require_sendable_episodes(config, make_spec(config.env))
     with _ChildProcesses(server, worker) as children:
 
         def connect(*arguments: Any) -> tuple[RolloutInterface, Evaluator]:
@@ -195,6 +206,19 @@ def run_all(config: Config, propagate_interrupt: bool) -> float:
     if (problem := children.problem()) is not None:
         raise UserError(f"role=all: {problem}, so the run was stopped and saved. The same command resumes it.")
     return objective
+
+
+def _require_sendable_episodes(config: Config, spec: ObservationSpec) -> None:
+    """Raise if an episode may be larger than a message; of some tasks only the task itself knows the longest.
+
+    Raises:
+        UserError: It may be larger.
+    """
+    max_steps = config.env.max_steps
+    if max_steps is None:
+        max_steps = gymnasium.spec(split_task_id(config.env.id)[1]).max_episode_steps
+    if max_steps is not None:
+        require_sendable_episodes(max_steps, RowFormat.of(spec))
 
 
 def _require_game(config: Config) -> None:

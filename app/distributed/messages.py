@@ -17,14 +17,16 @@ from torch import Tensor, nn
 
 from app.config.types import BelowOne, Count, Positive
 from app.core.console import printable
+from app.core.errors import UserError
 from app.core.json_data import parse_json
-from app.distributed.wire_format import dumps, loads
+from app.distributed.wire_format import MAX_BYTES, dumps, loads
 from app.evaluation.results import Episode
 from app.replay.row_format import RowFormat, StoredStep
 
 PROTOCOL_VERSION = 2  # to be raised with every change of a message or of the row format
 MAX_ROWS = 100_000  # of one message
 _MAX_FRAME_BYTES = 500_000_000  # of the uncompressed frames of one message
+_MAX_REST_BYTES = 100_000  # of a message of an episode beside its rows and frames, and of frames that zlib makes longer
 _MAX_REASON = 300  # characters of the reason why a message is invalid, which may contain what a peer sent
 _COMPRESSION_LEVEL = 1  # of zlib: higher levels cost more time than they save bytes
 _STRICT = ConfigDict(extra="forbid")
@@ -231,6 +233,29 @@ def pack_episode(steps: Sequence[StoredStep], row_format: RowFormat) -> dict[str
         "terminated": steps[-1][3],
         "truncated": steps[-1][4],
     }
+
+
+def require_sendable_episodes(max_steps: int, row_format: RowFormat) -> None:
+    """Refuse episodes that may not fit into a message, before the first of them is driven.
+
+    How well the frames of an episode compress is not known before, so they count in full.
+
+    Args:
+        max_steps: Most steps of an episode.
+        row_format: Format of its rows.
+
+    Raises:
+        UserError: They may not; with the steps that do.
+    """
+    row_bytes = 4 * row_format.width + math.prod(row_format.frame_shape or (0,))
+    sendable = min(MAX_ROWS, (MAX_BYTES - _MAX_REST_BYTES) // row_bytes) - 1  # the reset is a row, too
+    if max_steps <= sendable:
+        return
+    raise UserError(
+        f"env.max_steps = {max_steps:,}: an episode of {max_steps:,} steps x {row_bytes:,} bytes may not fit into a "
+        f"message, and workers send whole episodes, of {MAX_ROWS:,} rows and {MAX_BYTES:,} bytes at most. Set "
+        f"env.max_steps to {sendable:,} or less{', or use a smaller env.image_size' if row_format.frame_shape else ''}."
+    )
 
 
 def unpack_episode(message: EpisodeMessage, row_format: RowFormat) -> list[StoredStep]:

@@ -10,6 +10,10 @@ HEADER = 8  # digits of the length of a message, so that no message reaches 100 
 MAX_BYTES = 10**HEADER - 1
 _MAX_ITEMS = 20_000  # of one list or dict, whose length is believed before its items have been read
 _MAX_VALUES = 100_000  # in one message, because an empty dict takes sixty times the byte that announces it
+# By the first byte of a value: bytes of a number, of the length of a text, of the count of a list, and of a dict.
+_NUMBERS = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
+_TEXTS = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+_LISTS, _DICTS = {0xDC: 2, 0xDD: 4}, {0xDE: 2, 0xDF: 4}
 
 
 class FrameError(Exception):
@@ -39,17 +43,45 @@ def loads(data: bytes, max_items: int = _MAX_ITEMS) -> Any:
     Raises:
         ValueError: The data is not msgpack, is incomplete, or contains too many values.
     """
-    values = 0
+    _require_few_values(data)
+    return msgpack.unpackb(data, use_list=False, max_array_len=max_items, max_map_len=max_items, max_ext_len=0)
 
-    def count(items: Any) -> Any:
-        nonlocal values
-        values += 1 + len(items)
-        if values > _MAX_VALUES:
+
+def _require_few_values(data: bytes) -> None:
+    """Count the values that a message announces, before any list is made: msgpack makes each at its full length.
+
+    Raises:
+        ValueError: There are too many.
+    """
+    position, announced, missing = 0, 1, 1
+    while missing and position < len(data):
+        missing -= 1
+        size, items = _size_and_items(data, position)
+        position, announced, missing = position + size, announced + items, missing + items
+        if announced > _MAX_VALUES:
             raise ValueError(f"it contains more than {_MAX_VALUES:,} values")
-        return items
 
-    limits = {"max_array_len": max_items, "max_map_len": max_items, "max_ext_len": 0}
-    return msgpack.unpackb(data, use_list=False, list_hook=count, object_hook=count, **limits)
+
+def _size_and_items(data: bytes, position: int) -> tuple[int, int]:
+    """Return the bytes of a value, and how many values follow as its items; a dict has two for each key."""
+    first = data[position]
+
+    def number(length: int) -> int:
+        return int.from_bytes(data[position + 1 : position + 1 + length], "big")
+
+    if first < 0x80 or first >= 0xE0:  # an integer
+        return 1, 0
+    if first < 0xA0:  # a short dict or list
+        return 1, 2 * (first & 0x0F) if first < 0x90 else first & 0x0F
+    if first < 0xC0:  # a short text
+        return 1 + (first & 0x1F), 0
+    if first in _TEXTS:
+        return 1 + _TEXTS[first] + number(_TEXTS[first]), 0
+    if first in _LISTS:
+        return 1 + _LISTS[first], number(_LISTS[first])
+    if first in _DICTS:
+        return 1 + _DICTS[first], 2 * number(_DICTS[first])
+    return 1 + _NUMBERS.get(first, 0), 0  # a number, None, a truth value, or what msgpack refuses
 
 
 def frame(data: bytes, secret: bytes = b"") -> bytes:
