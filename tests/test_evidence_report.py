@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from matplotlib.axes import Axes
 
+from app.ablation import report
 from app.ablation.evidence_figures import forest_figure
 from app.ablation.evidence_pictures import draw_effects
 from app.ablation.evidence_runs import read_evidence
@@ -75,6 +76,14 @@ def write(tmp_path):
     return write
 
 
+@pytest.fixture
+def write_text(write, monkeypatch):
+    """As ``write``, without the two pictures, which take most of its time."""
+    for name in ("draw_learning_curves", "draw_effects"):
+        monkeypatch.setattr(report, name, lambda *_: None)
+    return write
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """Page and Markdown of the rows; tests only read them."""
@@ -129,17 +138,19 @@ def test_claims_are_those_of_the_intervals(written):
     assert "One fix alone in the broken agent shows nothing here: fix\\_1" in markdown.read_text()
 
 
-def test_two_seeds_carry_no_claim(write):
-    page, _ = write([row for row in rows() if row["seed"] < 2])
+def test_two_seeds_carry_no_claim(write_text):
+    page, _ = write_text([row for row in rows() if row["seed"] < 2])
     text = Cells(page.read_text()).text
     assert "Too few seeds for any claim so far: fault 1: floor; fix_1." in text
     assert "Worse than" not in text
 
 
-def test_arms_are_compared_over_the_epochs_that_both_have(write):
+def test_arms_are_compared_over_the_epochs_that_both_have(write_text):
     longer = [lap_rows("fixed", seed, [*run, 0.0, 0.0, 0.0]) for seed, run in enumerate(SHARES["fixed"])]
     arms = (make_arm("fixed", "reference", (), epochs=6), *ARMS[1:])
-    page, _ = write([row for row in rows() if row["arm"] != "fixed"] + [row for run in longer for row in run], arms)
+    page, _ = write_text(
+        [row for row in rows() if row["arm"] != "fixed"] + [row for run in longer for row in run], arms
+    )
     found = [row for row in Cells(page.read_text()).rows if row[0] == "fixed" and len(row) == 11]
     assert [(row[1], row[4][:4]) for row in found] == [("6", "0.43"), ("3", "0.87")]
     difference = next(row[2] for row in Cells(page.read_text()).rows if row[0] == "fault 1: floor" and len(row) == 6)
@@ -153,17 +164,17 @@ def test_tasks_are_kept_apart(write):
     assert "Task sim_lidar" in text and "Task car_racing" in text
 
 
-def test_batch_norm_that_does_no_harm_is_said_to_be_no_surprise(write):
+def test_batch_norm_that_does_no_harm_is_said_to_be_no_surprise(write_text):
     arms = (*REFERENCES, make_arm("fault_2_norm", faults=(2,)))
     norm = [row | {"arm": "fault_2_norm"} for row in rows() if row["arm"] == "fixed"]
-    page, _ = write([row for row in rows() if row["arm"] in ("fixed", "collapse")] + norm, arms)
+    page, _ = write_text([row for row in rows() if row["arm"] in ("fixed", "collapse")] + norm, arms)
     assert "Batch norm is not always bad: CrossQ" in Cells(page.read_text()).text
 
 
-def test_runs_that_did_not_finish_are_listed_and_do_not_count(write):
+def test_runs_that_did_not_finish_are_listed_and_do_not_count(write_text):
     failed = lap_rows("fault_1", 3, [1.0], end="failed: the disk is full")
     pending = lap_rows("fix_1", 3, [0.5])[0] | {"end": "to be done", "epoch": "", "lap_share_det": "", "env_steps": ""}
-    page, markdown = write([*rows(), *failed, pending])
+    page, markdown = write_text([*rows(), *failed, pending])
     sentences = (
         "fault_1, seed 3, sim_lidar: failed: the disk is full, after 1 epochs.",
         "fix_1, seed 3, sim_lidar: to be done.",
@@ -190,9 +201,9 @@ def test_arm_whose_runs_all_became_nan_is_judged_over_its_planned_epochs(read):
     assert "One fault alone makes the fixed agent worse: fault_1 (−0.80" in " ".join(headline(task))
 
 
-def test_curve_of_an_arm_that_became_nan_goes_on_at_0(write):
+def test_curve_of_an_arm_that_became_nan_goes_on_at_0(write_text):
     arms = tuple(make_arm(arm.name, arm.group, arm.faults, epochs=5) for arm in ARMS)
-    page, _ = write(lap_rows("fixed", 0, [1.0] * 5) + lap_rows("fault_1", 0, [1.0, 1.0], end=NAN), arms)
+    page, _ = write_text(lap_rows("fixed", 0, [1.0] * 5) + lap_rows("fault_1", 0, [1.0, 1.0], end=NAN), arms)
     lines = [trace for figure in drawn(page).values() for trace in figure["data"] if trace.get("name") == "fault_1"]
     assert lines[0]["y"] == [1.0, 1.0, 0.0, 0.0, 0.0]
 
@@ -352,10 +363,10 @@ def test_peer_with_the_name_of_an_arm_is_refused_in_one_sentence(write, tmp_path
     assert "\n" not in str(error.value)
 
 
-def test_commands_are_those_that_the_lab_gives(write):
+def test_commands_are_those_that_the_lab_gives(write_text):
     command = "python app/lab.py lab=full lab.name=other"
     shown = {"fault_1": ("a.b=1", "training.epochs=2", "seed=3")}
-    page, markdown = write(rows(), command=command, run_overrides=shown)
+    page, markdown = write_text(rows(), command=command, run_overrides=shown)
     text = Cells(page.read_text()).text
     for found in (text, markdown.read_text().replace("\\_", "_")):
         assert command in found

@@ -31,14 +31,16 @@ from app.training.rollout import LocalInterface, is_deterministic_episode, make_
 from app.training.setup import resolve_device
 from app.training.stop import INTERRUPTED, TERMINATED, StopKind, Stopped, StopReason, StopRequest
 from tests.helpers.make import compose, make_agent
+from tests.helpers.runs import SMALL_NETWORK
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ("training=smoke", "env=sim_lidar", "env.max_steps=60", "logger=quiet", "threads=1")
+SMALL = (*SMOKE, *SMALL_NETWORK)
 
 
 def make_loop(*overrides, safe_point=lambda loop: None):
     """Make a real loop with its worker, on the simulator without images."""
-    config = compose(*SMOKE, *overrides)
+    config = compose(*SMALL, *overrides)
     spec = make_env(config.env, (1,), 0).observation_spec
     torch.manual_seed(config.seed)
     loop = TrainingLoop(config, spec, "cpu", MemoryStorage(), 0, safe_point)
@@ -151,7 +153,7 @@ def test_stop_request_raises_once_per_signal_and_for_a_problem():
 
 
 def test_lockstep_evaluation_equals_one_episode_at_a_time():
-    agent = make_agent("env=sim_lidar")
+    agent = make_agent("env=sim_lidar", *SMALL_NETWORK)
     with torch.no_grad():  # drives off, so that episodes end at different times
         agent.model.policy.out.bias[:3] = torch.tensor([2.0, -2.0, 0.0])
     config, actor = compose("env=sim_lidar"), agent.get_actor()
@@ -168,7 +170,7 @@ def test_video_names_policy_and_track(monkeypatch, tmp_path):
     texts, config = [], compose("env=sim_lidar", "env.max_steps=3")
     monkeypatch.setattr(evaluate_run, "draw_caption", lambda frame, text: texts.append(text))
     monkeypatch.setattr(evaluate_run, "write_video", lambda path, frames, fps: list(frames))
-    starts, actor = make_starts((7,), 1, 0.0), make_agent("env=sim_lidar").get_actor()
+    starts, actor = make_starts((7,), 1, 0.0), make_agent("env=sim_lidar", *SMALL_NETWORK).get_actor()
     episodes = LocalEvaluator(config.env, 0, lambda: None).run(actor, starts, [True])
     evaluate_run.record_best_episode(actor, config.env, starts, episodes, 0, 64, "mine, epoch 3", tmp_path / "x.mp4")
     assert len(texts) == 4 and set(texts) == {"mine, epoch 3, track 7"}
@@ -183,7 +185,7 @@ def test_report_starts_differ_from_selection_starts():
 def test_same_seed_gives_the_same_run(tmp_path):
     lines = []
     for name in ("a", "b"):
-        run_module.train(compose(*SMOKE, f"runs_dir={tmp_path}", f"run_name={name}"))
+        run_module.train(compose(*SMALL, f"runs_dir={tmp_path}", f"run_name={name}"))
         rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         times = ("wall_s", "updates_per_s", "sampling_duration", "training_step_duration")
         lines.append([{k: v for k, v in row.items() if k not in times} for row in rows])
@@ -191,7 +193,7 @@ def test_same_seed_gives_the_same_run(tmp_path):
 
 
 def test_run_folder_is_complete_and_its_config_loads_again(tmp_path):
-    config = compose(*SMOKE, "logger=default", "logger.progress=none", f"runs_dir={tmp_path}")
+    config = compose(*SMALL, "logger=default", "logger.progress=none", f"runs_dir={tmp_path}")
     objective = run_module.train(config)
     folder = RunFolder(tmp_path / config.run_name)
     for path in (
@@ -239,7 +241,7 @@ def test_other_policy_is_not_evaluated_with_0_episodes(tmp_path):
 
 
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):
-    config = compose(*SMOKE, f"runs_dir={tmp_path}", "training.epochs=3")
+    config = compose(*SMALL, f"runs_dir={tmp_path}", "training.epochs=3")
     train = trainer_module.TrainingLoop.run_epoch
 
     def break_in_the_second_epoch(self, interface):

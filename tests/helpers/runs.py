@@ -17,11 +17,14 @@ from app.runs.run_folder import RunFolder
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("wall_s", "updates_per_s", "sampling_duration", "training_step_duration")
 
+SMALL_NETWORK = (  # with every part of model=droq_contextual
+    "encoder.stream_dim=8", "encoder.heads=2", "encoder.ffn_dim=8", "encoder.context_dim=8",
+    "encoder.film_hidden_dim=8", "encoder.layers=1", "actor.hidden_dim=16", "critic.hidden_dim=16",
+    "model.float_dim=8", "model.fused_dim=16",
+)  # fmt: skip
 # A small network, a replay whose files wrap (1 024 rows of slack), and ten checkpoints per second.
 TINY = (
-    "env=sim_lidar", "logger=quiet", "threads=1", "encoder.stream_dim=8", "encoder.heads=2", "encoder.ffn_dim=8",
-    "encoder.context_dim=8", "encoder.film_hidden_dim=8", "encoder.layers=1", "actor.hidden_dim=16",
-    "critic.hidden_dim=16", "model.float_dim=8", "model.fused_dim=16", "replay.capacity=100", "replay.batch_size=8",
+    "env=sim_lidar", "logger=quiet", "threads=1", *SMALL_NETWORK, "replay.capacity=100", "replay.batch_size=8",
     "training.start_training=60", "training.epochs=3", "training.updates_per_epoch=20",
     "training.max_training_steps_per_env_step=0.05", "training.update_model_interval=7", "training.eval_episodes=2",
     "training.eval_episodes_stochastic=1", "training.eval_episodes_other=1", "training.checkpoint_interval_s=0.1",
