@@ -123,7 +123,7 @@ def small_run(tmp_path, monkeypatch, exported_model):
 # ------------------------------------------------------------------------------------------------ actions
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in MODELS])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in MODELS])
 def test_exported_actor_acts_as_the_original(name, exported_model):
     """Deterministic and drawn actions, for plausible observations and for extreme ones."""
     actor, spec, folder = exported_model(name)
