@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from app.agents.sac import SACAgent
-from app.config.schema import ReplayConfig
+from app.config.schema import Config, ReplayConfig
 from app.core.tmrl_api import Buffer
 from app.envs.env_factory import make_env
 from app.export_bundle.bundle import write_bundle
@@ -54,6 +54,7 @@ class Ours(NamedTuple):
     batch: Batch
     obs: dict[str, np.ndarray]  # one observation as the environment returns it
     memory: ReplayMemory  # the batch is a sample of it
+    config: Config
 
 
 def make_ours(threads: int, batch_size: int, *overrides: str) -> Ours:
@@ -75,7 +76,7 @@ def make_ours(threads: int, batch_size: int, *overrides: str) -> Ours:
         storage=MemoryStorage(),
     )
     obs = _drive(env, memory)
-    return Ours(agent, memory.sample(), obs, memory)
+    return Ours(agent, memory.sample(), obs, memory, config)
 
 
 def _drive(env: Any, memory: ReplayMemory) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from app.agents.losses import soft_value
 from app.agents.sac import SACAgent
@@ -32,7 +32,7 @@ def measure(agent: SACAgent, batch: Batch, episodes: Sequence[Batch], seed: int)
     Returns:
         The measures by metric name. One that has no meaning for the model or the task, or is not finite, is missing.
     """
-    agent = deepcopy(agent)  # modes are switched, and running statistics change
+    agent = _copied(agent)  # modes are switched, and running statistics change
     with forked_rng(seed):
         measures = {
             **train_eval_gap(agent.model, batch),
@@ -192,6 +192,16 @@ def unit_use(model: ActorCritic, batch: Batch) -> dict[str, Tensor]:
     learned = any(True for _ in model.shared_parameters())
     rank = {"feature_rank": effective_rank(features, RANK_DELTA)} if learned else {}
     return {"dormant_share": dormant_share(layers, DORMANT_TAU), **rank}
+
+
+def _copied(agent: SACAgent) -> SACAgent:
+    """Return a copy whose recurrent weights are in one piece, as cuDNN wants them."""
+    copied = deepcopy(agent)
+    for network in (copied.model, copied.target):
+        for layer in network.modules():
+            if isinstance(layer, nn.RNNBase):
+                layer.flatten_parameters()
+    return copied
 
 
 def _outputs(model: ActorCritic, batch: Batch) -> tuple[Tensor, Tensor]:

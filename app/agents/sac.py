@@ -14,13 +14,16 @@ from torch import Tensor
 
 from app.agents.finite_check import check_finite
 from app.agents.losses import actor_loss, bellman_target, entropy_loss, prediction_loss
-from app.agents.optimizer import clipped_step, make_adamw
+from app.agents.optimizer import clipped_step, make_adam, make_adamw
+from app.agents.update_metrics import PackedMetrics, UpdateMetrics, pack
 from app.config.schema import Config
+from app.core.cuda_graph import GraphedFunction
 from app.core.tmrl_api import TrainingAgent
 from app.envs.spec import ObservationSpec
 from app.models.actor import DrivingActor
 from app.models.actor_critic import ActorCritic
 from app.models.factory import make_actor_critic
+from app.models.graphed_actor import make_actor
 from app.models.trunk import Features
 from app.models.value import support_of_rewards
 from app.replay.batch import Batch
@@ -63,11 +66,15 @@ class SACAgent(TrainingAgent):
             self._critic_groups(), cfg.lr_critic, cfg.betas_critic, cfg.weight_decay_critic
         )
         self.actor_optimizer = make_adamw(self.actor_params, cfg.lr_actor, cfg.betas_actor, cfg.weight_decay_actor)
-        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=cfg.lr_entropy)
+        self.alpha_optimizer = make_adam([self.log_alpha], cfg.lr_entropy)
         self.updates = 0
         self._target_pairs = _parameter_pairs(self.target, self.model)
         self._averaged_pairs = _float_pairs(self.averaged, self.model)
-        self._actor = DrivingActor(observation_space, action_space, config, spec)
+        on_gpu = torch.device(device).type == "cuda"
+        self._update = (
+            GraphedFunction(self._update_networks) if on_gpu and config.cuda_graphs else self._update_networks
+        )
+        self._actor = make_actor(config, spec, device)
         if self.model.q_heads.value.has_support:
             self._warn_of_clipped_initial_q()
 
@@ -139,6 +146,8 @@ class SACAgent(TrainingAgent):
         for name, optimizer in self._optimizers().items():
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": state["optimizers"][name], "param_groups": groups})
+        if isinstance(self._update, GraphedFunction):
+            self._update.forget()  # the states of the optimisers are other tensors now
 
     def load_weights(self, model: Mapping[str, Tensor]) -> None:
         """Start from the networks of another run, for model, target and average alike; optimisers stay fresh."""
@@ -168,16 +177,29 @@ class SACAgent(TrainingAgent):
         Raises:
             NonFiniteError: An input or a metric is NaN or infinite; it names the first one.
         """
+        return self.start_update(batch).read()
+
+    def start_update(self, batch: Batch) -> UpdateMetrics:
+        """Update critic, actor, entropy coefficient, target and average once, without waiting for a GPU.
+
+        Args:
+            batch: Sample of the replay on this agent's device. With CUDA graphs the next update is fastest if it is
+                given the same tensors with new contents.
+
+        Returns:
+            The metrics, to be read when they are needed.
+        """
         self.updates += 1
+        packed = self._update(batch)
+        self.update_averaged()
+        return UpdateMetrics(packed, self.updates)
+
+    def _update_networks(self, batch: Batch) -> PackedMetrics:
+        """Do the part of an update that is the same in every update, so that a CUDA graph can repeat it."""
         features, metrics = self.update_critic(batch)
         metrics |= self.update_actor(features if self.model.detach_actor else self.model.forward_features(batch.obs))
         self.update_target()
-        self.update_averaged()
-        checked = _input_means(batch) | metrics  # in the order in which a NaN spreads
-        numbers = torch.stack([value.detach() for value in checked.values()]).tolist()  # one synchronisation
-        values = dict(zip(checked, numbers, strict=True))
-        check_finite(values, self.updates)
-        return {name: values[name] for name in metrics}
+        return pack(_input_means(batch), metrics)
 
     def update_critic(self, batch: Batch) -> tuple[Features, dict[str, Tensor]]:
         """Train trunk and Q-heads.

@@ -15,7 +15,8 @@ PLACE_KEYS = (
     "runs_dir", "sweeps_dir", "run_name", "role", "workers", "network.", "logger.", "restart", INIT_FROM,
 )  # fmt: skip
 _EXECUTION_KEYS = (
-    "device", "threads", "pruner.", "replay.keep_after_trial", "training.checkpoint_interval_s", *MACHINE_ONLY,
+    "device", "threads", "cuda_graphs", "pruner.", "replay.keep_after_trial", "training.checkpoint_interval_s",
+    *MACHINE_ONLY,
 )  # fmt: skip
 _EVALUATION_KEYS = ("objective", "health.", "training.eval_episodes", *EVALUATION_ONLY)
 _NOT_LEARNED = PLACE_KEYS + _EXECUTION_KEYS + _EVALUATION_KEYS

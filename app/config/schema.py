@@ -296,6 +296,7 @@ class Config:
     seed: Seed
     device: Device
     threads: Count  # 0: one or every core, whichever is faster
+    cuda_graphs: bool
     log_std_min: float
     role: Role
     workers: Positive  # worker processes that role=all starts

@@ -18,6 +18,7 @@ from app.replay.demonstrations import Demonstrations
 from app.replay.ring import Ring
 from app.replay.row_format import MAX_AGE, RowFormat, array_kinds
 from app.replay.storage import Storage
+from app.replay.transfer import make_transfer, move
 
 TMRL_STATS = ("stat_test_return", "stat_train_return", "stat_test_steps", "stat_train_steps")  # attributes of tmrl's
 
@@ -80,6 +81,7 @@ class ReplayMemory(TorchMemory):
         self.rng = np.random.default_rng(seed)
         # With a real path tmrl would unpickle any data.pkl in the working directory.
         super().__init__(device, nb_steps, memory_size=cfg.capacity, batch_size=cfg.batch_size, dataset_path=os.devnull)
+        self._transfer = make_transfer(device)
 
     def __len__(self) -> int:
         """Return the number of rows that can be sampled from: steps and resets."""
@@ -139,12 +141,13 @@ class ReplayMemory(TorchMemory):
     def sample(self) -> Batch:
         """Draw a batch with replacement from all transitions whose observations can be rebuilt.
 
-        Transitions are drawn uniformly, ``replay.recent_share`` of the batch from the newest rows alone.
+        Transitions are drawn uniformly, ``replay.recent_share`` of the batch from the newest rows alone. On a GPU the
+        batch is valid until the next one is drawn.
 
         Raises:
             RuntimeError: There is no such transition.
         """
-        return self._gather(self._draw())
+        return self._transfer(self._gather(self._draw()))
 
     def sample_apart(self, count: int, seed: Sequence[int]) -> Batch | None:
         """Draw transitions uniformly with replacement, without the random generator that training draws from.
@@ -158,7 +161,7 @@ class ReplayMemory(TorchMemory):
         """
         if not self._is_complete(np.arange(len(self))).any():
             return None
-        return self._gather(self._draw_from(0, count, np.random.default_rng(seed)))
+        return move(self._gather(self._draw_from(0, count, np.random.default_rng(seed))), self.device)
 
     def finished_episodes(self, since: int, limit: int) -> list[Batch]:
         """Return the newest episodes that were terminated or truncated, as the batches of their transitions in order.
@@ -179,7 +182,7 @@ class ReplayMemory(TorchMemory):
             steps = steps[self._is_complete(steps)]
             if len(steps) == 0:
                 break
-            episodes.append(self._gather(steps))
+            episodes.append(move(self._gather(steps), self.device))
             limit -= len(steps)
         return episodes[::-1]
 
@@ -196,9 +199,9 @@ class ReplayMemory(TorchMemory):
             raise IndexError(f"row {item} of {len(self)} is not a transition that can be rebuilt")
         batch = self._gather(np.array([item]))
         obs, next_obs = (
-            {name: part[0].cpu().numpy() for name, part in parts.items()} for parts in (batch.obs, batch.next_obs)
+            {name: part[0].numpy() for name, part in parts.items()} for parts in (batch.obs, batch.next_obs)
         )
-        action, reward = batch.action[0].cpu().numpy(), batch.reward[0].cpu().numpy()
+        action, reward = batch.action[0].numpy(), batch.reward[0].numpy()
         return obs, action, reward, next_obs, bool(batch.terminated[0]), bool(batch.truncated[0]), {}
 
     def pin(self, states: Sequence[Mapping[str, Any]]) -> None:
@@ -301,7 +304,7 @@ class ReplayMemory(TorchMemory):
         return indices + (self._ring.head - len(self))
 
     def _gather(self, indices: np.ndarray) -> Batch:
-        """Rebuild the transitions of some rows (B,), 0 the oldest; each must be complete."""
+        """Rebuild the transitions of some rows (B,), 0 the oldest, in main memory; each must be complete."""
         positions, history = self._positions(indices), self._history
         ages = self._age.take(positions[:, None] + np.arange(self._lookahead), mode="wrap").astype(np.int64)
         obs_age = ages[:, 0] - 1
@@ -320,14 +323,14 @@ class ReplayMemory(TorchMemory):
         action = adjacent[:, history, self._format.action]
         return Batch(
             obs=self._observation(adjacent[:, :history], images),
-            action=self._tensor(action),
-            reward=self._tensor(reward),
+            action=torch.from_numpy(action),
+            reward=torch.from_numpy(reward),
             next_obs=self._observation(indexing.shift_histories(adjacent, steps, history), next_images),
-            terminated=self._tensor(ends[:, 0]),
-            truncated=self._tensor(ends[:, 1]),
-            discount=self._tensor(discount),
-            future_rewards=self._tensor(future_rewards),
-            future_mask=self._tensor(future_mask),
+            terminated=torch.from_numpy(ends[:, 0]),
+            truncated=torch.from_numpy(ends[:, 1]),
+            discount=torch.from_numpy(discount),
+            future_rewards=torch.from_numpy(future_rewards),
+            future_mask=torch.from_numpy(future_mask),
         )
 
     def _observation(self, history: np.ndarray, images: Tensor | None) -> dict[str, Tensor]:
@@ -335,11 +338,11 @@ class ReplayMemory(TorchMemory):
         spec, row_format = self._spec, self._format
         sensors = history[:, -1, list(row_format.sensor_columns)]
         actions = history[:, self._history - spec.action_history :, row_format.action].reshape(len(history), -1)
-        observation = {"floats": self._tensor(np.concatenate([sensors, actions], axis=1))}
+        observation = {"floats": torch.from_numpy(np.concatenate([sensors, actions], axis=1))}
         if images is not None:
             observation["images"] = images
         if spec.window:
-            observation["window"] = self._tensor(history[:, self._history - spec.window :, row_format.window])
+            observation["window"] = torch.from_numpy(history[:, self._history - spec.window :, row_format.window])
         return observation
 
     def _images(
@@ -358,7 +361,4 @@ class ReplayMemory(TorchMemory):
     def _stack_frames(self, newest: np.ndarray, age: np.ndarray, history: int) -> Tensor:
         positions = newest[:, None] - indexing.frame_offsets(age, history)
         flat = self._frames.reshape(len(self._frames), -1)  # one copy of H·W bytes per frame
-        return self._tensor(flat.take(positions, axis=0, mode="wrap")).unflatten(-1, self._frames.shape[1:])
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
+        return torch.from_numpy(flat.take(positions, axis=0, mode="wrap")).unflatten(-1, self._frames.shape[1:])

@@ -241,7 +241,9 @@ class RunFolder:
         write_json(self.best_result, result)
         for path, module, content in ((self.best_model, model, {}), (self.best_actor, actor, metadata)):
             with atomic_write(path) as temporary:
-                save_file({name: part.contiguous() for name, part in module.state_dict().items()}, temporary, content)
+                save_file(
+                    {name: part.cpu().contiguous() for name, part in module.state_dict().items()}, temporary, content
+                )
 
     def load_best(self, actor: "nn.Module") -> None:
         """Load the weights of the best policy; nothing in the file can be executed.

@@ -4,9 +4,10 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.agents.sac import SACAgent
+from app.agents.update_metrics import UpdateMetrics
 from app.config.schema import Config
 from app.core.tmrl_api import TorchTrainingOffline
 from app.envs.spec import ObservationSpec
@@ -14,6 +15,20 @@ from app.replay.buffer import ReplayMemory
 from app.replay.storage import Storage
 from app.reporting.metrics import MetricAverager
 from app.training.rollout import RolloutInterface
+
+
+class _RunningUpdate(NamedTuple):
+    """Update whose metrics are not yet in the averages.
+
+    Attributes:
+        metrics: Metrics of the networks, which a GPU may still be computing.
+        others: Metrics that were known when it was started.
+        launched: Seconds that starting it took.
+    """
+
+    metrics: UpdateMetrics
+    others: dict[str, float]
+    launched: float
 
 
 class TrainingLoop(TorchTrainingOffline):
@@ -50,6 +65,7 @@ class TrainingLoop(TorchTrainingOffline):
         training, agent = config.training, config.agent
         self.training, self.safe_point, self.on_update = training, safe_point, on_update
         self.averager = MetricAverager()
+        self._running: _RunningUpdate | None = None
         horizons = config.encoder.prediction_horizons if config.model.contextual else ()
         super().__init__(
             env_cls=(spec.observation_space(), spec.action_space()),
@@ -87,20 +103,41 @@ class TrainingLoop(TorchTrainingOffline):
         self.check_ratio(interface)
         while self.total_updates < (self.epoch + 1) * self.training.updates_per_epoch:
             self.update_buffer(interface)  # steps that arrived during the last update
-            start = time.perf_counter()
-            batch = self.memory.sample()
-            sampled = time.perf_counter()
-            metrics = self.agent.train(batch)
-            trained = time.perf_counter()
-            self.total_updates += 1
-            durations = {"sampling_duration": sampled - start, "training_step_duration": trained - sampled}
-            self.averager.add({**metrics, **self._newest_episode(), **durations})
-            self.on_update(trained - sampled)
+            self.update()
             if self.total_updates % self.update_model_interval == 0:
+                self.add_metrics()  # an actor that is not finite must not drive
                 interface.broadcast_model(self.agent.get_actor())
             self.check_ratio(interface)
+        self.add_metrics()
         self.epoch += 1
         return []
+
+    def update(self) -> None:
+        """Start one update; a GPU computes it while the next steps are collected."""
+        start = time.perf_counter()
+        batch = self.memory.sample()
+        sampled = time.perf_counter()
+        self.add_metrics()  # of the update before
+        begun = time.perf_counter()
+        metrics = self.agent.start_update(batch)
+        launched = time.perf_counter() - begun
+        self._running = _RunningUpdate(
+            metrics, {**self._newest_episode(), "sampling_duration": sampled - start}, launched
+        )
+        if metrics.arrived:
+            self.add_metrics()
+        self.total_updates += 1
+
+    def add_metrics(self) -> None:
+        """Add the metrics of the last update to the averages, unless that is done; wait for a GPU if need be."""
+        if self._running is None:
+            return
+        update, self._running = self._running, None
+        start = time.perf_counter()
+        metrics = update.metrics.read()
+        duration = update.launched + time.perf_counter() - start
+        self.averager.add({**metrics, **update.others, "training_step_duration": duration})
+        self.on_update(duration)
 
     def check_ratio(self, interface: RolloutInterface) -> None:
         """Collect steps until the next update is due, with a safe point before and after every collection."""
@@ -126,6 +163,7 @@ class TrainingLoop(TorchTrainingOffline):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of agent, replay, averager and schedule: tensors and plain values."""
+        self.add_metrics()
         return {
             "agent": self.agent.state_dict(),
             "replay": self.memory.state_dict(),

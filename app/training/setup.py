@@ -62,7 +62,10 @@ def prepare_process(device: str, threads: int, seed: int) -> str:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    return resolve_device(device)
+    resolved = resolve_device(device)
+    if resolved != "cpu":
+        torch.cuda.set_device(resolved)  # streams and graphs are those of the current device
+    return resolved
 
 
 def resolve_device(name: str) -> str:

@@ -19,7 +19,7 @@ from app.core.tmrl_api import iterate_epochs
 from app.evaluation.episodes import SELECTION_OFFSET, Start, make_starts
 from app.evaluation.evaluator import evaluation_starts
 from app.health.score import is_better, lowest_objective
-from app.models.actor import DrivingActor
+from app.models.graphed_actor import make_actor
 from app.replay.demonstrations import Demonstrations
 from app.replay.ring import slack_rows
 from app.replay.storage import Storage
@@ -80,7 +80,7 @@ class Trainer:
         self.monitor = HealthMonitor(config, console, callbacks)
         self.progress = Progress(config.logger.progress, config.training.updates, config.training.epochs, console)
         self.interface, self.evaluator = connect(config, spec, self.loop, console, stop.check)
-        self.actor = DrivingActor(spec.observation_space(), spec.action_space(), config, spec)  # for evaluation only
+        self.actor = make_actor(config, spec, setup.device)  # for evaluation only
         self.writer: MetricsWriter | None = None
         self.report = RunReport(folder, config, console)
         self.best: dict[str, Any] = {}  # evaluation of the best policy

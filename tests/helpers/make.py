@@ -123,11 +123,11 @@ def _load_once(settings: tuple[str, ...]) -> Config:
     return load(raw(*settings))
 
 
-def make_agent(*overrides: str, seed: int = 0) -> SACAgent:
+def make_agent(*overrides: str, seed: int = 0, device: str = "cpu") -> SACAgent:
     """Build an agent from the real configuration; its spec is at ``agent.spec``."""
     config = compose(*overrides)
     spec = make_spec(config.env)
     torch.manual_seed(seed)
-    agent = SACAgent(spec.observation_space(), spec.action_space(), "cpu", config, spec)
+    agent = SACAgent(spec.observation_space(), spec.action_space(), device, config, spec)
     agent.spec = spec
     return agent

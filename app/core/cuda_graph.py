@@ -1,0 +1,72 @@
+"""CUDA graphs: operations of a GPU that are recorded once and then launched together.
+
+A small network keeps a GPU waiting: the CPU launches its thousand operations one by one and takes longer than the GPU
+to compute them. Recorded in a graph, they cost one launch (LeanRL, https://github.com/meta-pytorch/LeanRL, does the
+same for other agents).
+"""
+
+import warnings
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any, Generic, TypeVar
+
+import torch
+
+Inputs, Result = TypeVar("Inputs"), TypeVar("Result")
+
+_CALLS_BEFORE_RECORDING = 3  # they create what is created once: states of optimisers, workspaces of cuDNN and cuBLAS
+
+
+class GraphedFunction(Generic[Inputs, Result]):
+    """Function of tensors that is replayed from a CUDA graph after its first calls.
+
+    A graph reads and writes the same addresses in every replay, so the same inputs must be given again with new
+    contents; others are recorded anew. The result, too, is the same object in every call, with new contents.
+
+    Args:
+        function: Computes on the current GPU alone: it must not wait for the GPU, and what it does besides, such as
+            counting, happens only when it is recorded. It may draw random numbers from torch's global generator.
+    """
+
+    def __init__(self, function: Callable[[Inputs], Result]):
+        self._function = function
+        self._stream = torch.cuda.Stream()
+        self.forget()
+
+    def __call__(self, inputs: Inputs) -> Result:
+        """Compute the result for the present contents of ``inputs``."""
+        if inputs is not self._inputs:
+            self.forget()
+            self._inputs = inputs
+        if self._calls < _CALLS_BEFORE_RECORDING:
+            self._calls += 1
+            return self._run(inputs)
+        if self._graph is None:
+            self._record(inputs)
+        self._graph.replay()
+        return self._result
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "GraphedFunction[Inputs, Result]":
+        """Copy the function without what is recorded, which would write into the memory of the original."""
+        return GraphedFunction(deepcopy(self._function, memo))
+
+    def forget(self) -> None:
+        """Drop the recording, because tensors that the function works on were replaced by others."""
+        self._inputs: Inputs | None = None
+        self._calls, self._graph, self._result = 0, None, None
+
+    def _run(self, inputs: Inputs) -> Result:
+        """Compute operation by operation, on the stream that records later."""
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
+            result = self._function(inputs)
+        current.wait_stream(self._stream)
+        return result
+
+    def _record(self, inputs: Inputs) -> None:
+        """Record what the function does; nothing is computed."""
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, stream=self._stream):
+            self._result = self._function(inputs)
