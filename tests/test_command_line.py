@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from app.config.command_line import as_meant, misspelling, version_line
 from app.config.load import ConfigError, load
@@ -55,6 +56,21 @@ def test_bare_path_is_answered_with_its_key():
 )  # fmt: skip
 def test_settings_and_options_of_hydra_pass(line):
     assert answer(line) is None
+
+
+def test_home_folder_in_a_file_is_expanded_as_on_the_command_line(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    cfg = raw("network.password=12345678")
+    for key, value in (
+        ("runs_dir", "~/runs"), ("sweeps_dir", "~"), ("training.init_from", "~/runs/a b"),
+        ("training.demonstrations", "a/~/b"), ("network.password", "~/secret"), ("network.keys_dir", "~me/keys"),
+    ):  # fmt: skip
+        OmegaConf.update(cfg, key, value)
+    config = load(cfg)
+    assert (config.runs_dir, config.sweeps_dir) == ("/home/me/runs", "/home/me")
+    assert (config.training.init_from, config.training.demonstrations) == ("/home/me/runs/a b", "a/~/b")
+    assert (config.network.password, config.network.keys_dir) == ("~/secret", "~me/keys")
 
 
 def test_home_folder_is_expanded_and_a_name_of_digits_stays_a_text(monkeypatch):

@@ -33,6 +33,19 @@ def test_folder_of_runs_that_cannot_be_written_is_refused(tmp_path, monkeypatch)
     assert "(it is read-only). Make it writable, or choose another" in refusal(tmp_path, "seed=0,1")
 
 
+def test_home_folder_of_a_file_is_expanded_for_the_launch_and_its_jobs(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    sweeper = RunSweeper(None)
+    sweeper.config = raw("runs_dir='~/runs'", hydra=True)
+    sweeper._configure_jobs(2, ["seed"])
+    hydra = sweeper.config.hydra
+    assert hydra.sweep.dir == f"{tmp_path}/runs" and hydra.overrides.hydra[-1] == f"hydra.sweep.dir='{tmp_path}/runs'"
+    sweeper.config = raw("runs_dir=runs", hydra=True)
+    sweeper._configure_jobs(2, ["seed"])
+    assert "sweep.dir" not in "".join(sweeper.config.hydra.overrides.hydra)
+
+
 def test_values_that_are_no_list_are_refused(tmp_path):
     text = refusal(tmp_path, "agent.gamma=interval(0.9,0.99)")
     assert text.startswith("agent.gamma=interval(0.9,0.99): an interval has no list of values to run.")

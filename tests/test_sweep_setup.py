@@ -65,6 +65,14 @@ def test_new_study_is_recorded_and_can_be_continued(start, tmp_path):
     start("agent.lr_actor=1e-4")  # a smaller search space: the key was searched before
 
 
+def test_study_lies_in_the_home_folder_that_a_file_names(start, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    sweep = start("sweeps_dir='~/mine'")
+    assert sweep.folder.path.parent == tmp_path / "mine" and sweep.folder.database.is_file()
+    assert sweep.cfg.hydra.sweep.dir == str(sweep.folder.path)
+
+
 def test_jobs_at_once_are_capped_by_memory(start, monkeypatch, capsys):
     monkeypatch.setattr(multirun, "usable_cores", lambda: 4)
     assert start("hydra/launcher=joblib").launch.batch_size == 4

@@ -1,7 +1,6 @@
 """Command line before Hydra reads it: home folders, names that look like numbers, words that are no ``key=value``."""
 
 import difflib
-import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -10,15 +9,14 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser  # private, but the parser that Hydra itself uses
 
+from app.config.home_folder import NAME_KEYS, expand_in_word
 from app.config.key_effects import SECRET_KEYS
 from app.core.errors import shortened
 
 _PROJECT = "trackmania-droq"
-_NAME_KEYS = ("run_name", "study", "network.password", "hydra.sweeper.study_name", "lab.name")  # always a text
 _NO_TEXT = re.compile(  # Hydra would read it as a number or a truth value: 2026_09_30 as 20260930
     r"[+-]?[\d_]*\.?[\d_]*(e[+-]?[\d_]+)?|[+-]?(nan|inf)|true|false", re.IGNORECASE
 )
-_HOME = re.compile(r"""(?:^|(?<=[,\['"]))~(?=[/,\]'"]|$)""")  # at the beginning of a path, or of one in a list
 _CONDITIONS_KEY = "where"
 _CONDITION = r"""[\w.]+[=:](?:\[[^\[\]'"]*\]|[^,\[\]'"]*)"""  # key and value, which may be a list
 _SECRET = re.compile(f"(?:{'|'.join(re.escape(key) for key in SECRET_KEYS)})".replace(r"\.", "[._-]"))
@@ -50,10 +48,10 @@ def as_meant(words: Sequence[str]) -> list[str]:
 
 def _as_meant(word: str) -> str:
     key, equals, value = word.partition("=")
-    if equals and key.lstrip("+") not in _NAME_KEYS:
-        value = _HOME.sub(lambda _: os.path.expanduser("~"), value)
+    if equals:
+        value = expand_in_word(key.lstrip("+"), value)
         word = f"{key}={value}"
-    if key.lstrip("+") in _NAME_KEYS and value and _NO_TEXT.fullmatch(value):
+    if key.lstrip("+") in NAME_KEYS and value and _NO_TEXT.fullmatch(value):
         return f"{key}='{value}'"
     if key == _CONDITIONS_KEY:
         return f"{key}={_quoted_conditions(value)}"

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.config import rules
 from app.config.describe import allowed, allows_truth_values, known_keys, locate, mapping_keys, names, tags
+from app.config.home_folder import expand_in_values
 from app.config.key_effects import SECRET_KEYS
 from app.config.renamed_keys import renaming
 from app.config.run_paths import missing_value
@@ -88,7 +89,7 @@ def validate(cfg: DictConfig, schema: type[Schema]) -> Schema:
         ConfigError: Keys are missing, unknown or out of range; it names all of them.
     """
     try:
-        values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        values = expand_in_values(OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
         raise ConfigError([_sentence(error)]) from None
     if wrong := dict(_truth_values(values, schema)):

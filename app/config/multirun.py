@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
+from app.config.home_folder import expand_in_values
 from app.config.run_names import name_job, name_run, shown_overrides
 from app.config.schema import Config
 from app.core.errors import UserError
@@ -147,6 +149,26 @@ def threads_of_job(threads: int, parallel_jobs: int) -> int:
 def without_hydra(cfg: DictConfig) -> DictConfig:
     """Return a composed configuration without the node ``hydra``."""
     return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+
+
+def expand_sweep_dir(hydra: DictConfig) -> bool:
+    """Expand a home folder in ``hydra.sweep.dir``, which Hydra makes as it stands; return whether there is one.
+
+    Args:
+        hydra: The node ``hydra`` of the configuration of a launch.
+    """
+    given = str(hydra.sweep.dir)
+    expanded = expand_in_values(given)
+    if expanded == given:
+        return False
+    with read_write(hydra), read_write(hydra.sweep):
+        hydra.sweep.dir = expanded
+    return True
+
+
+def quoted(value: str | int) -> str:
+    """Return a value as an override of Hydra's has it."""
+    return QuotedString(value, Quote.single).with_quotes() if isinstance(value, str) else str(value)
 
 
 def runs_here(launcher: DictConfig) -> bool:

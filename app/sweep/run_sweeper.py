@@ -63,9 +63,9 @@ class RunSweeper(BasicSweeper):
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         swept = [override.get_key_element() for override in overrides if override.is_sweep_override()]
         jobs = self._jobs(overrides)
-        _require_writable(Path(self.config.hydra.sweep.dir))
         self._require_devices(jobs)
         self._configure_jobs(len(jobs), swept)
+        _require_writable(Path(self.config.hydra.sweep.dir))
         try:
             return super().sweep(arguments)
         finally:
@@ -96,10 +96,14 @@ class RunSweeper(BasicSweeper):
 
     def _configure_jobs(self, jobs: int, swept: list[str]) -> None:
         """Tell the jobs; Hydra composes each anew, and refuses one whose sweeper differs from this one."""
+        from app.config.multirun import expand_sweep_dir, quoted
+
         hydra = self.config.hydra
         with read_write(hydra), read_write(hydra.sweeper), read_write(hydra.overrides.hydra):
             hydra.sweeper.jobs, hydra.sweeper.swept = jobs, swept
             hydra.overrides.hydra.extend([f"hydra.sweeper.jobs={jobs}", f"hydra.sweeper.swept=[{','.join(swept)}]"])
+            if expand_sweep_dir(hydra):
+                hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(hydra.sweep.dir)}")
 
     def _compare(self, jobs: Sequence[Sequence[str]], swept: Sequence[str]) -> None:
         from app.config.load import ConfigError, load
@@ -113,9 +117,10 @@ class RunSweeper(BasicSweeper):
             cfg = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
             cfg = without_hydra(cfg)
             try:
-                folder = Path(cfg.runs_dir) / name_job(load(cfg), cfg, overrides, swept)
+                config = load(cfg)
             except ConfigError:  # the job has said so
                 continue
+            folder = Path(config.runs_dir) / name_job(config, cfg, overrides, swept)
             shown = shown_overrides(overrides, swept)
             seed = [override for override in shown if override.startswith("seed=")]
             settings = [override for override in shown if override not in seed]

@@ -6,7 +6,6 @@ from enum import Enum
 from pathlib import Path
 
 import optuna
-from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import BaseDistribution
@@ -16,7 +15,7 @@ from rich.filesize import decimal
 
 from app.config.describe import allowed
 from app.config.load import load
-from app.config.multirun import count_parallel_jobs, runs_here, without_hydra
+from app.config.multirun import count_parallel_jobs, expand_sweep_dir, quoted, runs_here, without_hydra
 from app.config.schema import Config
 from app.config.types import StudyName
 from app.core.console import make_console, print_line
@@ -58,6 +57,7 @@ def start_session(cfg: DictConfig) -> SweepSession | None:
 def _start_session(cfg: DictConfig) -> SweepSession | None:
     sweeper, console = cfg.hydra.sweeper, make_console()
     _require_local_role(cfg.role)
+    expand_sweep_dir(cfg.hydra)
     config = load(without_hydra(cfg))
     import_task_module(config.env)
     folder = StudyFolder(Path(config.sweeps_dir), _study_name(cfg))
@@ -229,8 +229,4 @@ def _configure_jobs(cfg: DictConfig, session: SweepSession) -> None:
         for key, value in values.items():
             OmegaConf.update(cfg, key, value)
         overrides = values | {"hydra.sweep.dir": str(session.folder.path)}
-        hydra.overrides.hydra.extend([f"{key}={_quoted(value)}" for key, value in overrides.items()])
-
-
-def _quoted(value: str | int) -> str:
-    return QuotedString(value, Quote.single).with_quotes() if isinstance(value, str) else str(value)
+        hydra.overrides.hydra.extend([f"{key}={quoted(value)}" for key, value in overrides.items()])
