@@ -23,7 +23,7 @@ train: $(VENV)/installed
 	$(BIN)/python app/train.py model=droq_contextual $(ARGS)
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 test-e2e: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto -m "e2e and not slow" $(ARGS)

@@ -214,6 +214,7 @@ def test_help_does_not_import_torch():
     assert "hydra" in imported and not {"torch", "tmrl", "numpy", "pydantic"} & imported
 
 
+@pytest.mark.e2e
 def test_exit_code_is_0_if_everything_is_there(tmp_path):
     done = subprocess.run(
         [

@@ -1,6 +1,7 @@
 """Environments made of Gymnasium tasks."""
 
 import os
+import pickle
 import subprocess
 import sys
 
@@ -137,12 +138,12 @@ def test_task_renders_a_picture(monkeypatch):
 
 
 @pytest.mark.parametrize("module", ["app.envs.driving.car_racing", "app.envs.gym_task"])
-def test_pygame_does_not_greet(module):
+def test_pygame_does_not_greet(module, compose):
     pytest.importorskip("pygame")
     code = f"import {module} as m\n"
     if module.endswith("gym_task"):
-        code += "from tests.helpers.make import compose\n"
-        code += "m.open_task(compose('env=gym', 'model=mlp', 'env.id=BipedalWalker-v3').env)"
+        env = compose("env=gym", "model=mlp", "env.id=BipedalWalker-v3").env
+        code += f"import pickle; m.open_task(pickle.loads({pickle.dumps(env)!r}))"
     plain = {name: value for name, value in os.environ.items() if name != "PYGAME_HIDE_SUPPORT_PROMPT"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=plain, capture_output=True, text=True)
     assert done.returncode == 0 and "pygame" not in done.stdout, done.stderr

@@ -211,12 +211,6 @@ def test_names_are_shortened_as_far_as_they_stay_unique():
     assert list(short_names(names).values()) == short
 
 
-def run_report(*words: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "app/sweep_report.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-
-
 @pytest.fixture
 def kept(folder) -> StudyFolder:
     """A study that a sweep has left in its folder."""
@@ -227,12 +221,12 @@ def kept(folder) -> StudyFolder:
     return folder
 
 
-def test_command_writes_the_results_again_at_any_time(kept):
-    done = run_report(f"study={NAME}", f"sweeps_dir={kept.base}")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert "trials  finished 1, failed 1" in done.stdout
-    assert f"train   {train_command(kept)}" in done.stdout
+def test_command_writes_the_results_again_at_any_time(kept, monkeypatch, capsys):
+    assert refusal("sweep_report", [f"study={NAME}", f"sweeps_dir={kept.base}"], monkeypatch) is None
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "trials  finished 1, failed 1" in out
+    assert f"train   {train_command(kept)}" in out
     assert "history" in (kept.path / "report.html").read_text()
     assert compose_best(kept).agent.gamma == PARAMS["agent.gamma"]
 
