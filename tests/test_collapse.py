@@ -6,6 +6,8 @@ import json
 import math
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from app.health.collapse import collapse_reason, first_collapse
 from app.health.q_bounds import q_bounds
@@ -223,6 +225,22 @@ def test_search_for_the_first_collapse_reads_an_epoch_as_often_however_many_ther
         return Counted.reads
 
     assert reads(400) - reads(300) == reads(200) - reads(100)
+
+
+_METRICS = {
+    "q_mean": st.floats(-20, 20), "return_test_det": st.floats(0, 500), "return_test_stoch": st.floats(0, 500),
+    "loss_critic": st.floats(0, 10), "loss_actor": st.floats(-20, 20), "alpha": st.floats(0, 1),
+    "entropy": st.floats(-10, 3), "reward_min": st.floats(-1, 0), "reward_max": st.floats(0, 1),
+    "updates": st.integers(1, 5000),
+}  # fmt: skip
+
+
+@given(st.lists(st.fixed_dictionaries({}, optional=_METRICS), max_size=12), st.integers(0, 12))
+@settings(max_examples=200, deadline=None)
+def test_first_collapse_is_the_first_that_the_rules_find_in_a_history_cut_off_after_it(run, known):
+    reasons = ((end, collapse_reason(run[:end], CONFIG)) for end in range(known + 1, len(run) + 1))
+    expected = next(((end, reason) for end, reason in reasons if reason is not None), None)
+    assert first_collapse(run, CONFIG, known) == expected
 
 
 def test_first_collapse_is_that_of_the_shortest_collapsed_history():

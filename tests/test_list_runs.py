@@ -1,5 +1,6 @@
 """List of runs: what it finds, its order, its conditions, the page that compares some, and pruning."""
 
+import itertools
 import json
 import os
 import re
@@ -14,7 +15,15 @@ from rich.console import Console
 from app.config.command_line import as_meant
 from app.config.schema_commands import ListRunsConfig
 from app.core.errors import UserError
-from app.run_list.compare_runs import MOST_RUNS, PANELS, choose_runs, differing_settings, line_style, render_comparison
+from app.run_list.compare_runs import (
+    MOST_RUNS,
+    PANELS,
+    _curves,
+    choose_runs,
+    differing_settings,
+    line_style,
+    render_comparison,
+)
 from app.run_list.find_runs import find_runs
 from app.run_list.list_table import age, print_runs, sort_runs
 from app.run_list.prune_replays import prune
@@ -272,6 +281,25 @@ def test_curves_are_those_of_the_metrics_over_one_axis(three):
     axes = {axis.get("matches") for name, axis in figure["layout"].items() if name.startswith("xaxis")}
     assert len(axes - {None}) == 1
     assert figure["layout"]["xaxis5"]["title"]["text"] == "hours of training"
+
+
+@pytest.mark.parametrize("rows", [1, 2, 6])
+def test_panels_of_equal_height_fill_the_figure_and_do_not_meet(rows):
+    line = {"updates": 500, **{panel.metric: 0.5 for panel in PANELS[:rows]}}
+    styles = {name: line_style(at) for at, name in enumerate("ab")}
+    layout = _curves({"a": [line], "b": [line]}, styles, "updates")["layout"]
+    ends = [axis["domain"] for name, axis in layout.items() if name.startswith("yaxis")]
+    assert len(ends) == len(layout["annotations"]) == rows
+    assert ends[0][1] == pytest.approx(1) and ends[-1][0] == 0
+    assert all(upper[0] > lower[1] for upper, lower in itertools.pairwise(ends))
+    assert len({round(top - bottom, 9) for bottom, top in ends}) == 1
+    assert [note["y"] for note in layout["annotations"]] == [top for _, top in ends]
+
+
+def test_comparison_needs_no_plotly_objects():
+    code = "import sys, app.run_list.compare_runs; print('plotly.graph_objs' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_figures_and_differences_are_those_of_the_runs(three):

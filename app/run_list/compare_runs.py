@@ -11,8 +11,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from plotly.graph_objects import Scatter
-from plotly.subplots import make_subplots
 from rich.console import Console
 
 from app.core.atomic_files import atomic_write
@@ -21,7 +19,7 @@ from app.core.errors import UserError
 from app.health.score import best_epoch
 from app.reporting.curves import Lines, read_metrics
 from app.reporting.number_format import UNKNOWN, duration, lap_time, percent, plus_minus
-from app.reporting.page import FigureJson, figure_json, render_page
+from app.reporting.page import FigureJson, render_page, traces_json
 from app.reporting.palette import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY
 from app.run_list.find_runs import ListedRun
 from app.run_list.list_table import epochs_text, held_text, ratio_text
@@ -29,6 +27,7 @@ from app.runs.run_folder import RunFolder
 
 _TEMPLATE = Path(__file__).with_name("compare.html.jinja")
 _PANEL_HEIGHT = 150  # pixels; six of them fit on a sheet of paper
+_GAP = 0.3  # between two panels, as a share of the height that each has with its gap
 _MARGINS = {"l": 52, "r": 12, "t": 28, "b": 48}  # pixels
 _X_TITLES = {"updates": "updates", "epoch": "epoch", "env_steps": "environment steps", "wall_s": "hours of training"}
 _SECONDS_PER_HOUR = 3600
@@ -205,39 +204,74 @@ def _curves(lines: Mapping[str, Lines], styles: Mapping[str, LineStyle], x: str)
     panels = [panel for panel in PANELS if any(_series(one, panel, x)[0] for one in lines.values())]
     rows = max(1, len(panels))
     height = _PANEL_HEIGHT * rows + _MARGINS["t"] + _MARGINS["b"]
-    figure = make_subplots(
-        rows, 1, shared_xaxes=True, vertical_spacing=0.3 / rows, subplot_titles=[panel.title for panel in panels]
-    )
-    for row, panel in enumerate(panels, start=1):
-        for name, one in lines.items():
-            at, values = _series(one, panel, x)
-            figure.add_trace(_trace(name, at, values, styles[name], panel), row, 1)
-    figure.update_annotations(x=0, xanchor="left", font={"size": 13})
-    made = figure_json(figure, height, None, None)
+    traces = [
+        _trace(row, name, _series(one, panel, x), styles[name], panel)
+        for row, panel in enumerate(panels, start=1)
+        for name, one in lines.items()
+    ]
+    made = traces_json(traces, height, None, None)
     layout = made["layout"]
-    layout |= {"margin": _MARGINS, "hovermode": "x"}
+    look_x, look_y = layout["xaxis"], layout["yaxis"]
+    layout |= {"margin": _MARGINS, "hovermode": "x", "annotations": []}
     for row in range(1, rows + 1):
-        layout[f"xaxis{row if row > 1 else ''}"] |= {"tickformat": "~g" if x == "wall_s" else ",", "nticks": 8}
-    layout[f"xaxis{rows if rows > 1 else ''}"]["title"] = {"text": _X_TITLES[x], "font": {"size": 13}}
+        number = _axis_number(row)
+        layout[f"xaxis{number}"] = look_x | _shared_axis(row, rows, x)
+        layout[f"yaxis{number}"] = look_y | {"anchor": f"x{number}", "domain": _heights(row, rows)}
     for row, panel in enumerate(panels, start=1):
-        axis = layout[f"yaxis{row if row > 1 else ''}"]
-        if panel.metric.startswith("lap_share"):
-            axis["range"] = [0, 103]
-        if panel.is_log:
-            axis |= {"type": "log", "tickformat": "~g"}
+        layout["annotations"].append(_panel_title(panel, _heights(row, rows)[1]))
+        layout[f"yaxis{_axis_number(row)}"] |= _scale(panel)
     return made
 
 
-def _trace(name: str, at: list[float], values: list[float], style: LineStyle, panel: Panel) -> Scatter:
-    return Scatter(
-        x=at,
-        y=values,
-        mode="lines" if len(at) > 1 else "markers",
-        line={"color": style.colour, "width": 2, "dash": style.dash},
-        marker={"color": style.colour, "size": 7},
-        name=escape(name),  # plotly reads tags in it
-        hovertemplate=f"%{{y:{panel.hover}}}",
-    )
+def _axis_number(row: int) -> str:
+    """Return the number that plotly gives to the axes of a panel, counted from 1 at the top; the first has none."""
+    return str(row) if row > 1 else ""
+
+
+def _heights(row: int, rows: int) -> list[float]:
+    """Return the lower and the upper end of a panel, as shares of the figure from its bottom."""
+    gap = _GAP / rows
+    height = (1 - gap * (rows - 1)) / rows
+    bottom = (rows - row) * (height + gap)
+    return [bottom, bottom + height]
+
+
+def _shared_axis(row: int, rows: int, x: str) -> dict[str, Any]:
+    """Return the horizontal axis of a panel; they move together, and the lowest has the numbers and the title."""
+    ticks = {"anchor": f"y{_axis_number(row)}", "tickformat": "~g" if x == "wall_s" else ",", "nticks": 8}
+    if row < rows:
+        return ticks | {"matches": f"x{rows}", "showticklabels": False}
+    return ticks | {"title": {"text": _X_TITLES[x], "font": {"size": 13}}}
+
+
+def _panel_title(panel: Panel, top: float) -> dict[str, Any]:
+    place = {"x": 0, "xref": "paper", "xanchor": "left", "y": top, "yref": "paper", "yanchor": "bottom"}
+    return {"text": panel.title, "showarrow": False, "font": {"size": 13}, **place}
+
+
+def _scale(panel: Panel) -> dict[str, Any]:
+    if panel.is_log:
+        return {"type": "log", "tickformat": "~g"}
+    return {"range": [0, 103]} if panel.metric.startswith("lap_share") else {}
+
+
+def _trace(
+    row: int, name: str, points: tuple[list[float], list[float]], style: LineStyle, panel: Panel
+) -> dict[str, Any]:
+    at, values = points
+    number = _axis_number(row)
+    return {
+        "type": "scatter",
+        "x": at,
+        "y": values,
+        "xaxis": f"x{number}",
+        "yaxis": f"y{number}",
+        "mode": "lines" if len(at) > 1 else "markers",
+        "line": {"color": style.colour, "width": 2, "dash": style.dash},
+        "marker": {"color": style.colour, "size": 7},
+        "name": escape(name),  # plotly reads tags in it
+        "hovertemplate": f"%{{y:{panel.hover}}}",
+    }
 
 
 def _series(lines: Lines, panel: Panel, x: str) -> tuple[list[float], list[float]]:
