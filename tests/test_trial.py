@@ -23,8 +23,9 @@ from tests.helpers.runs import ROOT, TINY
 
 LAUNCH_ID = "elsewhere-1-20260101T000000"
 QUICK = (
-    *TINY, "training.updates_per_epoch=4", "training.max_training_steps_per_env_step=2", "env.max_steps=25",
-    "training.start_training=30", "training.eval_episodes=1",
+    *TINY, "env.window=4", "training.updates_per_epoch=4", "training.max_training_steps_per_env_step=2",
+    "env.max_steps=25", "training.start_training=30", "training.eval_episodes=1",
+    "training.checkpoint_interval_s=1000", "health.measure_states=0",
 )  # fmt: skip
 
 
