@@ -163,6 +163,11 @@ def test_table_is_written_after_every_run(run, tmp_path, monkeypatch):
     assert seen == [None, 1, 2, 3]
 
 
+def test_dry_run_of_a_lab_that_is_recorded_whole_has_nothing_left(run, capsys):
+    assert run("lab=images", "lab.dry_run=true") == []
+    assert "12 recorded runs are not trained again" in capsys.readouterr().out
+
+
 def test_dry_run_starts_and_writes_nothing(run, tmp_path, capsys):
     assert run("lab.dry_run=true", "training.updates_per_epoch=3600", "lab.seconds_per_update.sim_lidar=0.5") == []
     out = capsys.readouterr().out
