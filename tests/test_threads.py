@@ -15,7 +15,7 @@ from app.training import threads as threads_module
 from app.training.setup import Setup
 from app.training.threads import PaceMonitor, more_threads_are_faster, set_threads
 from tests.helpers.make import compose, make_agent
-from tests.helpers.runs import TINY
+from tests.helpers.stopped_runs import PENDULUM, configure
 
 
 @pytest.fixture(autouse=True)
@@ -86,18 +86,10 @@ def test_measuring_ends_early_where_more_threads_are_much_slower(monkeypatch):
 
 
 def test_resumed_run_uses_the_threads_that_were_measured_at_its_start(monkeypatch, tmp_path):
-    quick = (
-        *TINY,
-        "threads=0",
-        "training.start_training=30",
-        "training.updates_per_epoch=10",
-        f"runs_dir={tmp_path}",
-        "run_name=run",
-    )
     monkeypatch.setattr(threads_module, "usable_cores", lambda: 2)
     for epochs, faster in ((1, False), (2, True)):  # the second start must not measure again
         monkeypatch.setattr(threads_module, "more_threads_are_faster", lambda *_, faster=faster: faster)
-        run_module.train(compose(*quick, f"training.epochs={epochs}"))
+        run_module.train(configure(tmp_path, *PENDULUM, "threads=0", f"training.epochs={epochs}"))
         state = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
         assert (state["threads"], state["epochs_done"], torch.get_num_threads()) == (1, epochs, 1)
 
