@@ -4,11 +4,13 @@ import dataclasses
 import itertools
 import json
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.ablation.evidence_runs import read_evidence
 from app.health.collapse import collapse_reason, first_collapse
 from app.health.q_bounds import q_bounds
 from app.health.score import stability
@@ -173,6 +175,57 @@ def test_car_that_stands_while_noise_drives_is_stuck():
 def test_constant_return_without_better_noise_is_not_stuck(deterministic, stochastic):
     reason = collapse_reason(history(return_test_det=deterministic, return_test_stoch=stochastic), CONFIG)
     assert reason is None or "stuck" not in reason
+
+
+# ... or it has fallen for good
+
+ROOT = Path(__file__).resolve().parents[1]
+# Seed 2 of the arm fix_2_norm, epochs 9 to 18: it learns the lap, and never drives again.
+FALLEN = [6.0, 34.0, 12.0, 13.0, 487.0, 230.0, 57.0, 27.0, 6.0, 5.0]
+
+
+def test_policy_that_has_learned_the_task_and_stays_fallen_has_collapsed():
+    run = history(return_test_det=FALLEN, return_test_stoch=[value + 9 for value in FALLEN])
+    reasons = [collapse_reason(run[:end], CONFIG) for end in range(1, len(run) + 1)]
+    assert reasons[:-1] == [None] * (len(run) - 1)
+    assert reasons[-1] == "return_test_det was 487, and is at most 57 for 4 epochs, which is less than 25% of that"
+
+
+@pytest.mark.parametrize(
+    "returns",
+    [
+        [500.0, 20.0, 9.0, 30.0, 126.0, 20.0, 9.0, 30.0],  # it comes back in between
+        [500.0, 20.0, None, 30.0, 12.0],  # an epoch without an evaluation says nothing
+        [240.0, 20.0, 9.0, 30.0, 12.0],  # it had not learned the task
+        [500.0, 130.0, 126.0, 130.0, 140.0],  # it drives worse, and drives
+    ],
+)
+def test_policy_that_drives_or_never_did_has_lost_nothing(returns):
+    reason = collapse_reason(history(return_test_det=returns, return_test_stoch=200.0), CONFIG)
+    assert reason is None
+
+
+def test_loss_of_what_was_learned_is_not_checked_without_a_return_range(compose):
+    unknown = dataclasses.replace(CONFIG, env=compose("env=gym", "model=mlp").env)
+    assert collapse_reason(history(return_test_det=FALLEN), unknown) is None
+
+
+def test_of_the_recorded_runs_those_that_stay_fallen_have_collapsed_and_no_fixed_one():
+    rules, collapsed = compose_config("env=sim"), {}
+    for table in sorted((ROOT / "docs" / "evidence").glob("*/evidence.csv")):
+        for run in read_evidence(table):
+            names = run.metrics if run.epochs else ()
+            lines = [
+                {name: value for name in names if math.isfinite(value := float(run.metrics[name][epoch]))}
+                for epoch in range(len(run.epochs))
+            ]
+            if found := first_collapse(lines, rules):
+                collapsed[run.arm, run.seed] = found
+    assert {key: epoch for key, (epoch, reason) in collapsed.items() if key[0] == "fix_2_norm"} == {
+        ("fix_2_norm", 1): 9,
+        ("fix_2_norm", 2): 18,
+    }
+    assert "fixed" not in {arm for arm, _ in collapsed}
 
 
 # ... or the score is low

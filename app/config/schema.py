@@ -206,6 +206,9 @@ class CollapseConfig:
     stuck_epochs: Annotated[int, Field(ge=2)]
     stuck_share: NonNegative  # of the change of the stochastic return
     stuck_gap: NonNegative  # share of the stochastic return
+    learned_share: Share  # of env.return_range
+    lost_share: Share  # of the best return
+    lost_epochs: Positive
 
 
 @dataclass(frozen=True, config=FROZEN)

@@ -64,11 +64,16 @@ class _Rules:
         self._score = RunningScore(config.health, config.env.return_range)
         self._scores: deque[float] = deque(maxlen=rules.low_epochs)
         self._returns: deque[tuple[float, ...]] = deque(maxlen=rules.stuck_epochs)
+        self._best = -math.inf  # of the deterministic returns
+        self._newest_returns: deque[float] = deque(maxlen=rules.lost_epochs)
 
     def add(self, epoch: Epoch) -> None:
         self._newest = epoch
         self._q_bounds.add(epoch)
         self._returns.extend(series([epoch], "return_test_det", "return_test_stoch"))
+        for value in column([epoch], "return_test_det"):
+            self._best = max(self._best, value)
+            self._newest_returns.append(value)
         self._score.add(epoch)
         if parts := self._score.parts():
             self._scores.append(parts["stability"])
@@ -84,6 +89,7 @@ class _Rules:
             "losses, Q and returns are finite": self._not_finite,
             "Q lies where the rewards allow it": self._impossible_q,
             "the deterministic policy is not stuck": self._stuck,
+            "what was learned is not lost": self._lost,
             "the health score is above its limit": self._low_score,
         }
 
@@ -120,6 +126,22 @@ class _Rules:
         return (
             f"return_test_det is stuck at {deterministic[-1]:.3g} for {len(pairs)} epochs, while return_test_stoch "
             f"went from {min(stochastic):.3g} to {max(stochastic):.3g}"
+        )
+
+    def _lost(self) -> str | None:
+        """Check whether a policy that had learned the task has fallen, and stays where it fell."""
+        rules, returns = self._config.health.collapse, self._newest_returns
+        if self._config.env.return_range is None or len(returns) < rules.lost_epochs:
+            return None
+        low, high = self._config.env.return_range
+        best = self._best - low
+        if best < rules.learned_share * (high - low) or not all(
+            value - low < rules.lost_share * best for value in returns
+        ):
+            return None
+        return (
+            f"return_test_det was {self._best:.3g}, and is at most {max(returns):.3g} for {rules.lost_epochs} epochs, "
+            f"which is less than {rules.lost_share:.0%} of that"
         )
 
     def _low_score(self) -> str | None:
