@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from app.agents.finite_check import NonFiniteError
+from app.agents.update_metrics import UpdateMetrics
 from app.config.load import load
 from app.core.errors import UserError
 from app.envs.env_factory import make_env
@@ -113,6 +114,48 @@ def test_every_metric_of_the_agent_is_averaged_with_those_of_episodes_and_durati
     returned = loop.agent.train(loop.memory.sample())
     own = {"return_train", "episode_length_train", "sampling_duration", "training_step_duration"}
     assert loop.averager.take().keys() == returned.keys() | own
+
+
+def run_late(monkeypatch, *overrides):
+    """Run an epoch as on a GPU that is always behind: no metrics have arrived when an update is started."""
+    monkeypatch.setattr(UpdateMetrics, "arrived", property(lambda self: False))
+    loop, interface = make_loop(*overrides)
+    return loop, interface
+
+
+def test_metrics_that_arrive_late_are_averaged_like_those_that_arrive_at_once(monkeypatch):
+    loop, interface = make_loop("training.updates_per_epoch=6")
+    loop.run_epoch(interface)
+    late, its_interface = run_late(monkeypatch, "training.updates_per_epoch=6")
+    late.run_epoch(its_interface)
+    means, late_means = (
+        {name: value for name, value in averaged.averager.take().items() if not name.endswith("duration")}
+        for averaged in (loop, late)
+    )
+    assert late_means == pytest.approx(means, nan_ok=True, rel=0, abs=0)
+
+
+def test_checkpoint_contains_the_metrics_of_an_update_that_a_gpu_still_computes(monkeypatch):
+    loop, interface = run_late(monkeypatch, "training.updates_per_epoch=6")
+    counts = []
+    loop.safe_point = lambda loop: counts.append((loop.total_updates, loop.state_dict()["means"]["count"]))
+    loop.run_epoch(interface)
+    assert counts and all(updates == count for updates, count in counts)
+
+
+def test_actor_with_metrics_that_are_not_finite_is_never_handed_out(monkeypatch):
+    loop, interface = run_late(monkeypatch, "training.updates_per_epoch=6", "training.update_model_interval=3")
+    handed_out = []
+    monkeypatch.setattr(interface, "broadcast_model", lambda actor: handed_out.append(loop.total_updates))
+    original = loop.agent.critic_loss
+
+    def poisoned(batch):
+        return original(batch._replace(reward=batch.reward * (math.nan if loop.agent.updates == 6 else 1)))
+
+    monkeypatch.setattr(loop.agent, "critic_loss", poisoned)
+    with pytest.raises(NonFiniteError, match="at update 6: training stopped"):
+        loop.run_epoch(interface)
+    assert handed_out == [3]
 
 
 def test_epoch_before_the_first_training_episode_has_ended_has_no_return():
