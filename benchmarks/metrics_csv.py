@@ -17,7 +17,7 @@ from app.reporting.curves import read_metrics
 COLUMNS = (
     "epoch", "updates", "env_steps", "wall_s", "lap_share_det", "laps_det", "lap_time_det", "lap_share_det_raw",
     "lap_share_stoch", "native_return_det", "return_train", "q_mean", "q_target_clipped", "td_error", "loss_critic",
-    "grad_norm_critic", "grad_norm_actor", "alpha", "entropy", "film_scale",
+    "grad_norm_critic", "grad_norm_actor", "alpha", "entropy", "film_scale", "lap_time_ratio_det",
 )  # fmt: skip
 
 

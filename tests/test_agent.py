@@ -1,6 +1,8 @@
 """Agent: effects of an update, its state, and the averaged policy."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -9,6 +11,18 @@ from app.agents.finite_check import NonFiniteError
 from app.agents.optimizer import clipped_step, make_adamw
 from app.replay.batch import random_batch
 from tests.helpers.make import make_agent
+
+
+def test_agents_and_their_copies_are_freed_without_the_garbage_collector():
+    agent = make_agent("env=sim_lidar")
+    agent.train(random_batch(agent.spec, 4, 3))
+    freed = [weakref.ref(agent), weakref.ref(copy.deepcopy(agent))]
+    gc.disable()
+    try:
+        del agent
+        assert [reference() for reference in freed] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_target_follows_by_polyak_and_copies_buffers():

@@ -1,7 +1,9 @@
 """Training on a GPU: CUDA graphs compute what the operations one by one compute. Skipped without a GPU."""
 
 import copy
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -58,28 +60,28 @@ def test_recorded_updates_equal_those_operation_by_operation(overrides):
 
 def test_every_replay_draws_new_random_numbers():
     inputs = torch.zeros(1000, device=GPU)
-    draw = GraphedFunction(torch.randn_like)
-    values = [draw(inputs).clone() for _ in range(6)]
+    draw = GraphedFunction(lambda _, x: torch.randn_like(x))
+    values = [draw(None, inputs).clone() for _ in range(6)]
     assert all(not torch.equal(one, other) for i, one in enumerate(values) for other in values[:i])
 
 
 def test_seed_decides_what_a_replay_draws():
     inputs = torch.zeros(1000, device=GPU)
-    draw = GraphedFunction(torch.randn_like)
+    draw = GraphedFunction(lambda _, x: torch.randn_like(x))
     for _ in range(4):
-        draw(inputs)
+        draw(None, inputs)
     values = []
     for _ in range(2):
         with forked_rng(7):
-            values.append([draw(inputs).clone() for _ in range(2)])
+            values.append([draw(None, inputs).clone() for _ in range(2)])
     assert all(torch.equal(*pair) for pair in zip(*values, strict=True))
 
 
 def test_other_inputs_are_recorded_anew():
-    double = GraphedFunction(lambda x: 2 * x)
+    double = GraphedFunction(lambda _, x: 2 * x)
     for value in (1.0, 2.0):
         x = torch.full((3,), value, device=GPU)
-        assert [double(x).tolist() for _ in range(6)] == [[2 * value] * 3] * 6
+        assert [double(None, x).tolist() for _ in range(6)] == [[2 * value] * 3] * 6
 
 
 @pytest.mark.parametrize("overrides", [("env=sim",), ("env=sim_lidar",), PLAIN], ids=["images", "lidar", "mlp"])
@@ -122,20 +124,22 @@ def test_measures_leave_a_recorded_agent_as_it_is():
     assert all(torch.equal(*pair) for pair in zip(agent.model.parameters(), before, strict=True))
 
 
-def test_state_of_an_agent_continues_on_a_gpu():
+def continue_training(agent, transfer):
+    """Train with the same batches and random numbers in every call; return the metrics."""
+    generator = torch.Generator().manual_seed(3)
+    torch.manual_seed(4)
+    return [agent.train(transfer(random_batch(agent.spec, 16, 3, generator=generator))) for _ in range(UPDATES)]
+
+
+def test_state_that_is_loaded_into_a_recorded_agent_continues():
     agent, _ = train_on_gpu()
-    twin = make_agent(device=GPU, seed=5)
-    twin.train(random_batch(agent.spec, 16, 3, GPU))
+    twin, transfer = make_agent(device=GPU, seed=5), PackedTransfer(GPU)
+    continue_training(twin, transfer)  # its update is recorded for this transfer
     twin.load_state_dict(copy.deepcopy(agent.state_dict()))
-    metrics = []
-    for continued in (agent, twin):
-        transfer, generator = PackedTransfer(GPU), torch.Generator().manual_seed(3)
-        torch.manual_seed(4)
-        metrics.append(
-            [continued.train(transfer(random_batch(agent.spec, 16, 3, generator=generator))) for _ in range(UPDATES)]
-        )
-    for one, other in zip(*metrics, strict=True):
-        assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
+    for one, other in zip(
+        continue_training(agent, PackedTransfer(GPU)), continue_training(twin, transfer), strict=True
+    ):
+        assert one == pytest.approx(other, rel=1e-2, abs=1e-3)
 
 
 def test_nan_in_a_recorded_update_is_named():
@@ -175,7 +179,27 @@ def test_run_on_a_gpu_is_stopped_and_continued(tmp_path, monkeypatch, overrides)
     assert finished["summary"]["updates"] == config.training.updates
 
 
-def test_run_of_a_gpu_continues_on_the_cpu(tmp_path):
-    run_module.train(configure(tmp_path, *SMALL_RUN, "training.epochs=1"))
-    run_module.train(configure(tmp_path, *SMALL_RUN, "training.epochs=2", "device=cpu"))
+@pytest.mark.parametrize("devices", [(GPU, "cpu"), ("cpu", GPU)], ids="-then-".join)
+def test_run_continues_on_the_other_device(tmp_path, devices):
+    for epochs, device in enumerate(devices, start=1):
+        run_module.train(configure(tmp_path, *SMALL_RUN, f"training.epochs={epochs}", f"device={device}"))
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_agent_is_freed_without_the_garbage_collector():
+    agent, _ = train_on_gpu()
+    agent.get_actor().actions(random_observations(agent.spec, 1, GPU), True)
+    freed = weakref.ref(agent)
+    gc.disable()
+    try:
+        del agent, _
+        assert freed() is None
+    finally:
+        gc.enable()
+
+
+def test_without_graphs_nothing_warns_and_the_actor_stays_on_the_cpu(recwarn):
+    agent = make_agent("env=sim_lidar", "cuda_graphs=false", device=GPU)
+    agent.train(random_batch(agent.spec, 16, 3, GPU))
+    assert agent.get_actor().device == "cpu"
+    assert not [warning for warning in recwarn if "capturable" in str(warning.message)]

@@ -116,17 +116,26 @@ def test_every_metric_of_the_agent_is_averaged_with_those_of_episodes_and_durati
     assert loop.averager.take().keys() == returned.keys() | own
 
 
-def run_late(monkeypatch, *overrides):
-    """Run an epoch as on a GPU that is always behind: no metrics have arrived when an update is started."""
+def make_late_loop(monkeypatch, *overrides):
+    """Make a loop as on a GPU that is always behind: no metrics have arrived when an update has been started."""
     monkeypatch.setattr(UpdateMetrics, "arrived", property(lambda self: False))
-    loop, interface = make_loop(*overrides)
-    return loop, interface
+    return make_loop(*overrides)
+
+
+def poison(agent, update):
+    """Make the rewards of one update NaN."""
+    original = agent.critic_loss
+
+    def critic_loss(batch):
+        return original(batch._replace(reward=batch.reward * (math.nan if agent.updates == update else 1)))
+
+    agent.critic_loss = critic_loss
 
 
 def test_metrics_that_arrive_late_are_averaged_like_those_that_arrive_at_once(monkeypatch):
     loop, interface = make_loop("training.updates_per_epoch=6")
     loop.run_epoch(interface)
-    late, its_interface = run_late(monkeypatch, "training.updates_per_epoch=6")
+    late, its_interface = make_late_loop(monkeypatch, "training.updates_per_epoch=6")
     late.run_epoch(its_interface)
     means, late_means = (
         {name: value for name, value in averaged.averager.take().items() if not name.endswith("duration")}
@@ -136,7 +145,7 @@ def test_metrics_that_arrive_late_are_averaged_like_those_that_arrive_at_once(mo
 
 
 def test_checkpoint_contains_the_metrics_of_an_update_that_a_gpu_still_computes(monkeypatch):
-    loop, interface = run_late(monkeypatch, "training.updates_per_epoch=6")
+    loop, interface = make_late_loop(monkeypatch, "training.updates_per_epoch=6")
     counts = []
     loop.safe_point = lambda loop: counts.append((loop.total_updates, loop.state_dict()["means"]["count"]))
     loop.run_epoch(interface)
@@ -144,18 +153,34 @@ def test_checkpoint_contains_the_metrics_of_an_update_that_a_gpu_still_computes(
 
 
 def test_actor_with_metrics_that_are_not_finite_is_never_handed_out(monkeypatch):
-    loop, interface = run_late(monkeypatch, "training.updates_per_epoch=6", "training.update_model_interval=3")
+    loop, interface = make_late_loop(monkeypatch, "training.updates_per_epoch=6", "training.update_model_interval=3")
     handed_out = []
     monkeypatch.setattr(interface, "broadcast_model", lambda actor: handed_out.append(loop.total_updates))
-    original = loop.agent.critic_loss
-
-    def poisoned(batch):
-        return original(batch._replace(reward=batch.reward * (math.nan if loop.agent.updates == 6 else 1)))
-
-    monkeypatch.setattr(loop.agent, "critic_loss", poisoned)
+    poison(loop.agent, 6)
     with pytest.raises(NonFiniteError, match="at update 6: training stopped"):
         loop.run_epoch(interface)
     assert handed_out == [3]
+
+
+@pytest.mark.parametrize("end", ["stop", "checkpoint"])
+def test_nan_that_arrives_after_its_update_is_named_when_the_run_stops_or_saves(tmp_path, monkeypatch, end):
+    monkeypatch.setattr(UpdateMetrics, "arrived", property(lambda self: False))
+    original = trainer_module.Trainer._at_safe_point
+
+    def at_safe_point(self, loop):
+        if loop.total_updates == 0 and "critic_loss" not in vars(loop.agent):
+            poison(loop.agent, 5)
+        if loop.total_updates == 5:  # no actor is handed out after this update
+            if end == "stop":
+                raise Stopped(INTERRUPTED)
+            self.save_checkpoint()
+        original(self, loop)
+
+    monkeypatch.setattr(trainer_module.Trainer, "_at_safe_point", at_safe_point)
+    config = compose(*SMALL, f"runs_dir={tmp_path}", "training.updates_per_epoch=8")
+    run_module.train(config)
+    summary = json.loads((tmp_path / config.run_name / "summary.json").read_text())
+    assert summary["stop_reason"] == "not finite: reward"
 
 
 def test_epoch_before_the_first_training_episode_has_ended_has_no_return():

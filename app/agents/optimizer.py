@@ -7,7 +7,11 @@ from torch import Tensor
 
 
 def make_adamw(
-    parameters: list[Tensor] | list[dict[str, Any]], lr: float, betas: tuple[float, float], decay: float
+    parameters: list[Tensor] | list[dict[str, Any]],
+    lr: float,
+    betas: tuple[float, float],
+    decay: float,
+    capturable: bool = False,
 ) -> torch.optim.AdamW:
     """Build a fused AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101).
 
@@ -16,25 +20,9 @@ def make_adamw(
         lr: Learning rate of the groups that have none of their own.
         betas: Decay rates of both moments.
         decay: Weight decay.
+        capturable: Whether its steps are part of a CUDA graph.
     """
-    tensors = [p for group in parameters for p in (group["params"] if isinstance(group, dict) else [group])]
-    capturable = _on_gpu(tensors)
     return torch.optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=decay, fused=True, capturable=capturable)
-
-
-def make_adam(parameters: list[Tensor], lr: float) -> torch.optim.Adam:
-    """Build an Adam (Kingma & Ba 2015, arXiv:1412.6980) with the usual betas.
-
-    Args:
-        parameters: Parameters.
-        lr: Learning rate.
-    """
-    return torch.optim.Adam(parameters, lr=lr, capturable=_on_gpu(parameters))
-
-
-def _on_gpu(parameters: list[Tensor]) -> bool:
-    """Return whether steps are counted on the GPU, as a CUDA graph needs it."""
-    return any(parameter.is_cuda for parameter in parameters)
 
 
 def clipped_step(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from app.agents.finite_check import check_finite
 from app.agents.losses import actor_loss, bellman_target, entropy_loss, prediction_loss
-from app.agents.optimizer import clipped_step, make_adam, make_adamw
+from app.agents.optimizer import clipped_step, make_adamw
 from app.agents.update_metrics import PackedMetrics, UpdateMetrics, pack
 from app.config.schema import Config
 from app.core.cuda_graph import GraphedFunction
@@ -62,18 +62,18 @@ class SACAgent(TrainingAgent):
         self.log_alpha = torch.tensor(initial_log_alpha, device=device, requires_grad=cfg.auto_alpha)
         self.critic_params = list(self.model.critic_parameters())
         self.actor_params = list(self.model.actor_parameters())
+        graphed = config.cuda_graphs and torch.device(device).type == "cuda"
         self.critic_optimizer = make_adamw(
-            self._critic_groups(), cfg.lr_critic, cfg.betas_critic, cfg.weight_decay_critic
+            self._critic_groups(), cfg.lr_critic, cfg.betas_critic, cfg.weight_decay_critic, graphed
         )
-        self.actor_optimizer = make_adamw(self.actor_params, cfg.lr_actor, cfg.betas_actor, cfg.weight_decay_actor)
-        self.alpha_optimizer = make_adam([self.log_alpha], cfg.lr_entropy)
+        self.actor_optimizer = make_adamw(
+            self.actor_params, cfg.lr_actor, cfg.betas_actor, cfg.weight_decay_actor, graphed
+        )
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=cfg.lr_entropy, capturable=graphed)
         self.updates = 0
         self._target_pairs = _parameter_pairs(self.target, self.model)
         self._averaged_pairs = _float_pairs(self.averaged, self.model)
-        on_gpu = torch.device(device).type == "cuda"
-        self._update = (
-            GraphedFunction(self._update_networks) if on_gpu and config.cuda_graphs else self._update_networks
-        )
+        self._graph = GraphedFunction(SACAgent._update_networks) if graphed else None
         self._actor = make_actor(config, spec, device)
         if self.model.q_heads.value.has_support:
             self._warn_of_clipped_initial_q()
@@ -146,8 +146,8 @@ class SACAgent(TrainingAgent):
         for name, optimizer in self._optimizers().items():
             groups = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": state["optimizers"][name], "param_groups": groups})
-        if isinstance(self._update, GraphedFunction):
-            self._update.forget()  # the states of the optimisers are other tensors now
+        if self._graph is not None:
+            self._graph.forget()  # the states of the optimisers are other tensors now
 
     def load_weights(self, model: Mapping[str, Tensor]) -> None:
         """Start from the networks of another run, for model, target and average alike; optimisers stay fresh."""
@@ -190,7 +190,7 @@ class SACAgent(TrainingAgent):
             The metrics, to be read when they are needed.
         """
         self.updates += 1
-        packed = self._update(batch)
+        packed = self._update_networks(batch) if self._graph is None else self._graph(self, batch)
         self.update_averaged()
         return UpdateMetrics(packed, self.updates)
 

@@ -89,7 +89,7 @@ class _Rules:
             "losses, Q and returns are finite": self._not_finite,
             "Q lies where the rewards allow it": self._impossible_q,
             "the deterministic policy is not stuck": self._stuck,
-            "what was learned is not lost": self._lost,
+            "the return has not fallen after a success": self._fallen,
             "the health score is above its limit": self._low_score,
         }
 
@@ -128,8 +128,8 @@ class _Rules:
             f"went from {min(stochastic):.3g} to {max(stochastic):.3g}"
         )
 
-    def _lost(self) -> str | None:
-        """Check whether a policy that had learned the task has fallen, and stays where it fell."""
+    def _fallen(self) -> str | None:
+        """Check whether the deterministic return stays far below what it had reached; shares count from the lowest."""
         rules, returns = self._config.health.collapse, self._newest_returns
         if self._config.env.return_range is None or len(returns) < rules.lost_epochs:
             return None
@@ -140,8 +140,8 @@ class _Rules:
         ):
             return None
         return (
-            f"return_test_det was {self._best:.3g}, and is at most {max(returns):.3g} for {rules.lost_epochs} epochs, "
-            f"which is less than {rules.lost_share:.0%} of that"
+            f"return_test_det was {self._best:.3g}, and is at most {max(returns):.3g} for {rules.lost_epochs} epochs: "
+            f"less than {rules.lost_share:.0%} of what it had gained over {low:.3g}"
         )
 
     def _low_score(self) -> str | None:

@@ -15,8 +15,8 @@ from app.models.actor import DrivingActor
 def make_actor(config: Config, spec: ObservationSpec, device: str) -> DrivingActor:
     """Make the actor that collects and evaluates.
 
-    It acts on the device that trains, if that is where the steps are collected, and on the CPU otherwise: workers may
-    have no GPU, and the real game needs its GPU for itself.
+    It acts on a GPU where one trains with CUDA graphs and this process collects the steps. Everywhere else it acts on
+    the CPU: operation by operation a GPU is slower, workers may have none, and the real game needs its GPU for itself.
 
     Args:
         config: Configuration of the run.
@@ -24,10 +24,10 @@ def make_actor(config: Config, spec: ObservationSpec, device: str) -> DrivingAct
         device: Device that trains.
     """
     spaces = spec.observation_space(), spec.action_space()
-    acts_here = config.role == "local" and not config.env.real_time
-    if device == "cpu" or not acts_here:
-        return DrivingActor(*spaces, config, spec)
-    return (GraphedActor if config.cuda_graphs else DrivingActor)(*spaces, config, spec, device)
+    collects_in_this_process = config.role == "local" and not config.env.real_time
+    if config.cuda_graphs and torch.device(device).type == "cuda" and collects_in_this_process:
+        return GraphedActor(*spaces, config, spec, device)
+    return DrivingActor(*spaces, config, spec)
 
 
 class _Inputs(NamedTuple):
@@ -41,12 +41,12 @@ class GraphedActor(DrivingActor):
     """Actor on a GPU that replays one recorded forward pass instead of launching it operation by operation.
 
     A batch is computed by the smallest recorded pass that holds it, so that episodes which end one after the other
-    need only one.
+    need only one. The noise of sampled actions is drawn for the whole pass, so its size decides which noise they get.
     """
 
     def __init__(self, observation_space, action_space, config: Config, spec: ObservationSpec, device: str):
         super().__init__(observation_space, action_space, config, spec, device)
-        self._recorded: dict[int, tuple[_Inputs, GraphedFunction[_Inputs, Tensor]]] = {}
+        self._recorded: dict[int, _Pass] = {}
 
     @torch.no_grad()
     def actions(self, obs: Mapping[str, Tensor], deterministic: bool | Tensor) -> Tensor:
@@ -56,9 +56,9 @@ class GraphedActor(DrivingActor):
         for name, part in obs.items():
             inputs.obs[name][:rows].copy_(part)
         inputs.deterministic[:rows] = deterministic
-        return compute(inputs)[:rows].clone()  # the next pass writes to the same memory
+        return compute(self, inputs)[:rows].clone()  # the next pass writes to the same memory
 
-    def _pass_for(self, obs: Mapping[str, Tensor], rows: int) -> tuple[_Inputs, GraphedFunction[_Inputs, Tensor]]:
+    def _pass_for(self, obs: Mapping[str, Tensor], rows: int) -> "_Pass":
         """Return the smallest forward pass for at least ``rows`` observations; a new one if there is none."""
         if sizes := [size for size in self._recorded if size >= rows]:
             return self._recorded[min(sizes)]
@@ -66,8 +66,11 @@ class GraphedActor(DrivingActor):
             {name: torch.zeros_like(part) for name, part in obs.items()},
             torch.zeros(rows, dtype=torch.bool, device=self.device),
         )
-        self._recorded[rows] = inputs, GraphedFunction(self._compute)
+        self._recorded[rows] = inputs, GraphedFunction(GraphedActor._compute)
         return self._recorded[rows]
 
     def _compute(self, inputs: _Inputs) -> Tensor:
         return super().actions(inputs.obs, inputs.deterministic)
+
+
+_Pass = tuple[_Inputs, GraphedFunction[GraphedActor, _Inputs, Tensor]]

@@ -113,7 +113,7 @@ class TrainingLoop(TorchTrainingOffline):
         return []
 
     def update(self) -> None:
-        """Start one update; a GPU computes it while the next steps are collected."""
+        """Start one update; on a GPU it is still running when this returns."""
         start = time.perf_counter()
         batch = self.memory.sample()
         sampled = time.perf_counter()

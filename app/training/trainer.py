@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -139,11 +139,7 @@ class Trainer:
                 dump_run_instance_fn=lambda *_: self.save_checkpoint(),
                 load_run_instance_fn=lambda _: loop,  # start() has restored it
             )
-            for _ in epochs:
-                self._complete_epoch()
-        except Stopped as stopped:
-            self.save_checkpoint()
-            return stopped.reason
+            return self._complete_epochs(epochs)
         except KeyboardInterrupt:  # the second signal, possibly in the middle of an update: nothing can be saved
             return INTERRUPTED
         except NonFiniteError as error:
@@ -152,7 +148,6 @@ class Trainer:
             return StopReason(StopKind.NOT_FINITE, error.quantity)
         finally:
             self.progress.stop()
-        return StopReason(StopKind.FINISHED)
 
     def save_checkpoint(self) -> None:
         """Write a checkpoint from which the run can be resumed exactly.
@@ -160,6 +155,7 @@ class Trainer:
         Raises:
             UserError: It cannot be written; the previous checkpoint is unchanged.
         """
+        self.loop.add_metrics()  # of an update that a GPU still computes: a NaN is named by what became NaN first
         self.loop.agent.check_weights()
         try:
             state = self._state()
@@ -269,6 +265,16 @@ class Trainer:
             self.save_checkpoint()
         while loop.memory.free_rows < _MAX_ROWS_PER_BUFFER:  # the older of two checkpoints pins too many rows
             self.save_checkpoint()
+
+    def _complete_epochs(self, epochs: Iterable[Any]) -> StopReason:
+        """Evaluate and log after each of the epochs; save a checkpoint if the run is stopped in one of them."""
+        try:
+            for _ in epochs:
+                self._complete_epoch()
+        except Stopped as stopped:
+            self.save_checkpoint()
+            return stopped.reason
+        return StopReason(StopKind.FINISHED)
 
     def _complete_epoch(self) -> None:
         """Evaluate, log, and keep the policy if it is the best; tmrl's loop saves a checkpoint next."""
