@@ -165,7 +165,9 @@ def test_table_is_written_after_every_run(run, tmp_path, monkeypatch):
 
 def test_dry_run_of_a_lab_that_is_recorded_whole_has_nothing_left(run, capsys):
     assert run("lab=images", "lab.dry_run=true") == []
-    assert "12 recorded runs are not trained again" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "12 recorded runs are not trained again" in printed
+    assert "Every run is recorded: nothing is left to train." in printed
 
 
 def test_dry_run_starts_and_writes_nothing(run, tmp_path, capsys):

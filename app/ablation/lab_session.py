@@ -70,6 +70,9 @@ def run_lab(context: dict[str, Any], arguments: Sequence[str]) -> None:
     if lab.lab.dry_run:
         recorded = {run.config.run_name for _, run in _recorded_runs(lab, folder, plan, console)}
         left = [planned for planned in plan.chosen if planned.run.name not in recorded]
+        if not left:
+            print_line(console, "Every run is recorded: nothing is left to train.", "green")
+            return
         print_cost(console, left, lab.lab.seconds_per_update)
         print_runs(console, left)
         return

@@ -73,7 +73,7 @@ def print_cost(console: Console, runs: Sequence[PlannedRun], figures: Mapping[st
 
 def print_runs(console: Console, runs: Sequence[PlannedRun]) -> None:
     """Print a line for every run: its task, its epochs, and how it ended."""
-    width = max((len(planned.run.name) for planned in runs), default=0)
+    width = max(len(planned.run.name) for planned in runs)
     for planned in runs:
         run = planned.run
         epochs = f"{run.epochs_done:>3} of {run.epochs:>3} epochs"
