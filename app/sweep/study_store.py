@@ -6,7 +6,6 @@ Optuna takes most of a second to import, so this module is imported only when a 
 import contextlib
 import re
 import time
-import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -370,9 +369,8 @@ class StudyStore:
         """Raise MissingStudy for the KeyError that Optuna raises for a study or trial that was deleted."""
         try:
             yield
-        except KeyError as error:
-            *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-            if not frame.f_globals["__name__"].startswith("optuna.storages"):
+        except KeyError:
+            if self.name in optuna.get_all_study_names(self.connect()):
                 raise
             raise self._missing() from None
 
