@@ -4,14 +4,13 @@ Written for this comparison from the description in LeanRL's README (https://git
 update is captured once and replayed. LeanRL also compiles the update with `torch.compile`; ``compiled=True`` does so.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from app.core.cuda_graph import GraphedFunction
+from app.models.distributions import squashed_gaussian
 from app.replay.batch import Batch
 
 
@@ -45,15 +44,15 @@ class LeanSAC:
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], **options)
         wrap: Callable = torch.compile if compiled else lambda function: function
         self.critic_loss, self.actor_loss = wrap(self._critic_loss), wrap(self._actor_loss)
-        self.update = GraphedFunction(self._update)
+        self._graph = GraphedFunction(LeanSAC._update)
+
+    def update(self, batch: Batch) -> Tensor:
+        """Update all networks once, and return the critic's loss; the batch is the same tensors in every call."""
+        return self._graph(self, batch)
 
     def _sample(self, obs: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = self.actor(obs).chunk(2, -1)
-        log_std = log_std.clamp(-5, 2)
-        noise = torch.randn_like(mean)
-        u = mean + log_std.exp() * noise
-        slope = 2 * (math.log(2) - u - functional.softplus(-2 * u))
-        return u.tanh(), (-0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi) - slope).sum(-1)
+        return squashed_gaussian(mean, log_std.clamp(-5, 2), torch.randn_like(mean))
 
     def _q(self, critics: nn.ModuleList, obs: Tensor, action: Tensor) -> Tensor:
         x = torch.cat([obs, action], -1)

@@ -17,6 +17,7 @@ from app.models.graphed_actor import GraphedActor
 from app.replay.batch import random_batch, random_observations
 from app.replay.transfer import PackedTransfer
 from app.training import run as run_module
+from benchmarks.leanrl_peer import LeanSAC
 from tests.helpers.make import make_agent
 from tests.helpers.runs import result
 from tests.helpers.stopped_runs import PENDULUM, configure, raise_at_safe_point
@@ -184,6 +185,14 @@ def test_run_continues_on_the_other_device(tmp_path, devices):
     for epochs, device in enumerate(devices, start=1):
         run_module.train(configure(tmp_path, *SMALL_RUN, f"training.epochs={epochs}", f"device={device}"))
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_peer_of_the_benchmark_learns_from_recorded_updates():
+    agent = make_agent("model=mlp", "env=sim_lidar", device=GPU)
+    peer = LeanSAC(agent.spec.float_dim, agent.spec.action_dim, 16, compiled=False)
+    batch = PackedTransfer(GPU)(random_batch(agent.spec, 16, 0))
+    losses = [float(peer.update(batch)) for _ in range(200)]
+    assert losses[-1] < losses[0]
 
 
 def test_agent_is_freed_without_the_garbage_collector():
